@@ -1,0 +1,93 @@
+"""A thin library for the notebook series: images, policies, networks, training, figures."""
+
+from eva_utils.checkpoint import load_checkpoint, save_checkpoint
+from eva_utils.images import (
+    CIFAR10_CLASSES,
+    ImageSet,
+    cache_folder,
+    hold_out,
+    load_images,
+)
+from eva_utils.loaders import EpochSampler, augment, make_loader
+from eva_utils.models import NETWORKS, build_network, load_pretrained
+from eva_utils.models.blocks import (
+    conv,
+    conv_norm_relu,
+    conv_relu_norm,
+    depthwise_separable_conv,
+    separable_relu_norm,
+)
+from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
+from eva_utils.plots import plot_augmentations, plot_history, plot_mistakes, plot_samples
+from eva_utils.predictions import Predictions, predict
+from eva_utils.records import save_run
+from eva_utils.runtime import (
+    best_device,
+    best_precision,
+    describe_device,
+    run_mode,
+    seed_everything,
+)
+from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
+from eva_utils.summary import summary
+from eva_utils.training import Evaluation, History, evaluate, fit
+from eva_utils.transforms import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    course_policy,
+    crop_policy,
+    denormalize,
+    eval_policy,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CIFAR10_CLASSES",
+    "CIFAR10_MEAN",
+    "CIFAR10_STD",
+    "NETWORKS",
+    "SHAPE_CLASSES",
+    "EpochSampler",
+    "Evaluation",
+    "History",
+    "ImageSet",
+    "Muon",
+    "Predictions",
+    "augment",
+    "best_device",
+    "best_precision",
+    "build_network",
+    "cache_folder",
+    "conv",
+    "conv_norm_relu",
+    "conv_relu_norm",
+    "course_policy",
+    "crop_policy",
+    "decay_groups",
+    "denormalize",
+    "depthwise_separable_conv",
+    "describe_device",
+    "draw_shapes",
+    "eval_policy",
+    "evaluate",
+    "fit",
+    "hold_out",
+    "load_checkpoint",
+    "load_images",
+    "load_pretrained",
+    "make_loader",
+    "muon_groups",
+    "one_cycle",
+    "plot_augmentations",
+    "plot_history",
+    "plot_mistakes",
+    "plot_samples",
+    "predict",
+    "run_mode",
+    "save_checkpoint",
+    "save_run",
+    "seed_everything",
+    "separable_relu_norm",
+    "summary",
+]

@@ -1,0 +1,159 @@
+"""Labelled images in memory, and where they come from: CIFAR-10, class folders, the built-in shapes."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import CIFAR10
+
+from eva_utils.folders import load_folder
+from eva_utils.runtime import run_mode
+from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+SHAPE_COUNTS = {"full": (4000, 1000), "demo": (4000, 1000), "smoke": (400, 200)}  # (train, test)
+CIFAR10_FOLDER = "cifar-10-batches-py"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images, their labels, and what the labels mean.
+
+    ``images`` is uint8 (N, H, W, 3) in RGB, ``labels`` int64 (N,) with values 0 to
+    ``len(classes) - 1``, ``name`` what results on these images are labelled with.
+    Raises ValueError where these do not fit together.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.images.shape, self.images.dtype
+        if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
+            raise ValueError(f"images are {dtype} {shape}: expected uint8 (N, H, W, 3)")
+        if self.labels.dtype != np.int64 or self.labels.shape != shape[:1]:
+            raise ValueError(
+                f"labels are {self.labels.dtype} {self.labels.shape}: expected int64 {shape[:1]}, one label an image"
+            )
+        bad = (self.labels < 0) | (self.labels >= len(self.classes))
+        if bad.any():
+            index = int(bad.argmax())
+            raise ValueError(
+                f"label {self.labels[index]} of image {index} names none of the "
+                f"{len(self.classes)} classes: expected 0 to {len(self.classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[1:3]
+        return f"ImageSet({self.name}: {len(self):,} images of {height}x{width} pixels, {len(self.classes)} classes)"
+
+    def subset(self, indices: np.ndarray) -> "ImageSet":
+        """Return the images at ``indices`` (integers (M,)), in that order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def load_images(
+    source: str | Path | None = None, *, name: str | None = None, verbose: bool = True
+) -> tuple[ImageSet, ImageSet]:
+    """Return the training and the test images of ``source``.
+
+    ``source`` is ``"cifar10"`` (downloaded once, 170 MB, into ``cache_folder()``), ``"shapes"`` (drawn, no
+    network needed) or a path: a folder of class folders (``train/<class>/*.{jpg,png}`` and
+    ``test/<class>/...``, 32x32 pixels; see :func:`eva_utils.folders.load_folder`) or a folder that holds
+    CIFAR-10's own ``cifar-10-batches-py``. ``None`` means what EVA_DATA names, else ``"cifar10"``; in smoke and
+    demo runs it means ``"shapes"``.
+
+    ``name`` labels results on a folder's images (default: EVA_DATA_NAME, else the folder's name). ``verbose``
+    shows a progress bar while a folder is decoded. Raises FileNotFoundError, ValueError or
+    ConnectionError, each saying what is wrong and what to do.
+    """
+    if source is None:
+        default = os.environ.get("EVA_DATA") or "cifar10"
+        source = default if run_mode() == "full" else "shapes"
+    if source == "shapes":
+        return _load_shapes()
+    if source == "cifar10":
+        return _load_cifar10(cache_folder(), download=True)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'there is no folder {str(folder)!r}: name "cifar10", "shapes" or a folder that holds '
+            "train/<class>/ and test/<class>/"
+        )
+    if (folder / CIFAR10_FOLDER).is_dir():
+        return _load_cifar10(folder, download=False)
+    name = name or os.environ.get("EVA_DATA_NAME") or folder.resolve().name
+    splits, classes = load_folder(folder, cache=cache_folder(), verbose=verbose)
+    train, test = (ImageSet(images, labels, classes, name) for images, labels in splits)
+    return train, test
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded and decoded images: EVA_CACHE, else ``~/.cache/eva_utils``."""
+    return Path(os.environ.get("EVA_CACHE") or "~/.cache/eva_utils").expanduser()
+
+
+def hold_out(image_set: ImageSet, count: int, *, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Split off ``count`` images, the same number of each class, to choose hyperparameters on.
+
+    Returns (the rest, the held-back images); the draw depends on ``seed`` alone. Raises ValueError if
+    ``count`` is no multiple of the number of classes or leaves a class without images.
+    """
+    per_class, remainder = divmod(count, len(image_set.classes))
+    smallest = np.bincount(image_set.labels, minlength=len(image_set.classes)).min()
+    if remainder or not 0 < per_class < smallest:
+        raise ValueError(
+            f"count={count}: expected a multiple of the {len(image_set.classes)} classes, and fewer "
+            f"than the {smallest} images of the smallest class for each"
+        )
+    order = np.random.default_rng(seed).permutation(len(image_set))
+    held = np.concatenate(
+        [order[image_set.labels[order] == label][:per_class] for label in range(len(image_set.classes))]
+    )
+    rest = np.setdiff1d(np.arange(len(image_set)), held)
+    return image_set.subset(rest), image_set.subset(np.sort(held))
+
+
+def _load_shapes() -> tuple[ImageSet, ImageSet]:
+    train, test = (
+        ImageSet(*draw_shapes(count, seed=seed), SHAPE_CLASSES, "shapes")
+        for seed, count in enumerate(SHAPE_COUNTS[run_mode()])
+    )
+    return train, test
+
+
+def _load_cifar10(root: Path, *, download: bool) -> tuple[ImageSet, ImageSet]:
+    try:
+        splits = [CIFAR10(str(root), train=train, download=download) for train in (True, False)]
+    except OSError as error:  # URLError is one
+        raise ConnectionError(
+            f"CIFAR-10 could not be downloaded from {CIFAR10.url} ({error}). Put cifar-10-python.tar.gz "
+            f"into {root} yourself, set EVA_DATA to a folder of class folders, or use the built-in "
+            'images: load_images("shapes")'
+        ) from error
+    except RuntimeError as error:  # torchvision's md5 check
+        raise ValueError(
+            f"the CIFAR-10 files in {root} are damaged ({error}): delete {root / CIFAR10_FOLDER} and "
+            "the archive beside it, and load them again"
+        ) from error
+    train, test = (
+        ImageSet(split.data, np.asarray(split.targets, np.int64), CIFAR10_CLASSES, "CIFAR-10") for split in splits
+    )
+    return train, test

@@ -1,0 +1,117 @@
+"""DataLoaders whose augmentations never repeat and do not depend on the number of workers.
+
+An albumentations pipeline keeps random generators of its own. Workers inherit copies of them, so in a plain
+DataLoader all workers draw the same augmentations, and without persistent workers each epoch draws
+the same ones again. Here the generators are made anew for each sample from (seed, epoch, sample).
+"""
+
+import copy
+import random
+from collections.abc import Iterator
+
+import albumentations as A  # noqa: N812
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from eva_utils.images import ImageSet
+from eva_utils.runtime import usable_cores
+
+MAX_WORKERS = 4
+Key = tuple[int, int]  # (epoch, index of the image)
+
+
+def make_loader(
+    image_set: ImageSet,
+    transform: A.Compose,
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+) -> DataLoader:
+    """Return a loader of batches (images float32 (B, 3, H, W), labels int64 (B,)).
+
+    ``shuffle=True`` is for training: each pass over the loader is the next epoch, with an order and
+    augmentations of its own, repeatable for ``seed`` and equal for any number of ``workers``.
+    ``shuffle=False`` gives the images in order, and the same augmentations, if any, in each pass.
+    ``workers=None`` takes one for each usable core, up to 4; 0 loads in the main process. The last batch
+    may be smaller. Raises ValueError for an empty set, a batch size below 1 or workers below 0.
+    """
+    if len(image_set) == 0:
+        raise ValueError(f"{image_set} is empty: a loader needs at least one image")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+    if workers is None:
+        workers = min(usable_cores(), MAX_WORKERS)
+    if workers < 0:
+        raise ValueError(f"workers={workers}: expected 0 or more, or None for the number of cores")
+    return DataLoader(
+        _AugmentedImages(image_set, transform, seed),
+        batch_size=batch_size,
+        sampler=EpochSampler(len(image_set), shuffle=shuffle, seed=seed),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_init_worker,
+        generator=torch.Generator().manual_seed(seed),  # else each pass would move the global one
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class EpochSampler(Sampler[Key]):
+    """Give (epoch, index) for each image once, in an order that depends on the seed and the epoch.
+
+    With ``shuffle`` each pass is the next epoch; ``set_epoch`` chooses it, as in torch's
+    DistributedSampler. Without it the order is that of the images and the epoch stays 0.
+    """
+
+    def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
+        self.count, self.shuffle, self.seed = count, shuffle, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` (from 0) the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Key]:
+        if not self.shuffle:
+            return ((0, index) for index in range(self.count))
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        return ((epoch, int(index)) for index in order)
+
+
+def augment(image: np.ndarray, transform: A.Compose, *, key: tuple[int, ...]) -> Tensor:
+    """Return ``transform`` of the image uint8 (H, W, 3), drawn from ``key`` alone: float32 (3, H, W).
+
+    Loaders use the key (seed, epoch, index). The transform's own random generators are replaced.
+    """
+    generator = np.random.default_rng(key)
+    # set_random_state, not set_random_seed: that one gives every transform of the pipeline the same seed, so
+    # that the image is, say, shifted exactly when it is flipped.
+    transform.set_random_state(generator, random.Random(generator.bytes(8)))
+    return transform(image=image)["image"]
+
+
+class _AugmentedImages(Dataset):
+    def __init__(self, image_set: ImageSet, transform: A.Compose, seed: int) -> None:
+        self.image_set, self.seed = image_set, seed
+        self.transform = copy.deepcopy(transform)  # the caller's keeps its own generators
+
+    def __len__(self) -> int:
+        return len(self.image_set)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, index = key
+        image = self.image_set.images[index]
+        tensor = augment(image, self.transform, key=(self.seed, epoch, index))
+        return tensor, int(self.image_set.labels[index])
+
+
+def _init_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism; more threads slow each other down

@@ -1,0 +1,99 @@
+"""The named blocks that the networks are built from.
+
+Every convolution is followed by a batch normalisation, directly or behind a ReLU, and has no bias
+unless a table says otherwise. ``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size
+stays at stride 1 and an even size is halved at stride 2. Blocks map (N, in_channels, H, W) to
+(N, out_channels, H', W').
+"""
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution, and quicker where the stride equals the dilation.
+
+    A 3x3 kernel with stride 2, dilation 2 and padding 2 reads only the pixels in even rows and columns. The same
+    sums come from a plain 3x3 convolution with padding 1 over these pixels alone, for which every
+    device has a fast path, forwards and backwards.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
+        step, padding = self.dilation[0], self.padding[0]
+        square = {step} == {*self.stride, *self.dilation} and {padding} == {*self.padding}
+        if step == 1 or not square or padding % step or self.padding_mode != "zeros":
+            return super().forward(x)
+        x = x[:, :, ::step, ::step]  # (N, in_channels, ceil(H / step), ceil(W / step))
+        return F.conv2d(x, self.weight, self.bias, 1, padding // step, 1, self.groups)
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+) -> Conv2d:
+    """Return a convolution without bias that keeps the size at stride 1 and halves it at stride 2."""
+    if padding is None:
+        padding = dilation * (kernel_size - 1) // 2
+    return Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+
+
+def conv_relu_norm(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution, ReLU and batch normalisation: the first document's order."""
+    return nn.Sequential(
+        conv(in_channels, out_channels, stride=stride, dilation=dilation),
+        nn.ReLU(),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def conv_norm_relu(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+) -> nn.Sequential:
+    """Return a 3x3 convolution, batch normalisation and ReLU: the second document's order."""
+    return nn.Sequential(
+        conv(in_channels, out_channels, stride=stride, dilation=dilation, padding=padding),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+def separable_relu_norm(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a depthwise 3x3 and a pointwise 1x1 convolution, ReLU and batch normalisation.
+
+    The depthwise separable convolution of MobileNet (Howard et al. 2017) costs
+    ``9 * in_channels + in_channels * out_channels`` weights where an ordinary 3x3 convolution costs
+    ``9 * in_channels * out_channels``.
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        conv(in_channels, out_channels, kernel_size=1),
+        nn.ReLU(),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class depthwise_separable_conv(nn.Module):  # noqa: N801 - the second document's table prints this name
+    """A depthwise 3x3 and a pointwise 1x1 convolution, both with bias.
+
+    It is a module of its own, not a sequence, because the second document's table gives it a row.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels)
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        return self.pointwise(self.depthwise(x))

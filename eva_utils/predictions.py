@@ -1,0 +1,101 @@
+"""The logits of a whole set of images, computed once; every analysis follows from them."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from eva_utils.runtime import autocast
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of a set of images, in the order of the set, on the CPU.
+
+    ``logits`` is float32 (N, classes), ``labels`` int64 (N,). Raises ValueError where they do not fit.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.logits.shape)
+        if len(shape) != 2 or self.labels.shape != shape[:1] or not len(self.labels):
+            raise ValueError(
+                f"logits {shape} and labels {tuple(self.labels.shape)}: expected (N, classes) and (N,), N at least 1"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= shape[1]:
+            raise ValueError(
+                f"labels go from {low} to {high}, but the network has {shape[1]} outputs: expected labels "
+                f"0 to {shape[1] - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """The probabilities (N, classes): the softmax of the logits."""
+        return self.logits.softmax(dim=1)
+
+    @cached_property
+    def preds(self) -> Tensor:
+        """The predicted classes, int64 (N,)."""
+        return self.logits.argmax(dim=1)
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """The cross entropy of each image, in nats: (N,)."""
+        return F.cross_entropy(self.logits, self.labels, reduction="none")
+
+    @property
+    def loss(self) -> float:
+        """The mean cross entropy, in nats."""
+        return self.losses.double().mean().item()
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images that are predicted right: 0 to 1."""
+        return (self.preds == self.labels).double().mean().item()
+
+    def mistakes(self) -> Tensor:
+        """Return the indices of the images that are predicted wrong, the worst (highest loss) first."""
+        wrong = (self.preds != self.labels).nonzero().flatten()
+        return wrong[self.losses[wrong].argsort(descending=True, stable=True)]
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode, and each of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32") -> Predictions:
+    """Return the model's logits over all batches of ``loader``, in the loader's order.
+
+    The model runs on the device that it is on, in eval mode, and is left in the mode it was in.
+    ``precision`` is "float32", "bfloat16" or "float16". Raises ValueError for a loader without batches and
+    for logits and labels that do not fit.
+    """
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    with eval_mode(model), autocast(device, precision):
+        for images, batch_labels in loader:
+            logits.append(model(images.to(device, non_blocking=True)).float().cpu())
+            labels.append(batch_labels)
+    if not logits:
+        raise ValueError("the loader gives no batches: it needs at least one image")
+    return Predictions(torch.cat(logits), torch.cat(labels))

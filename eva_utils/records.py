@@ -1,0 +1,75 @@
+"""What a training leaves on disk: its record, its weights and its figures."""
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from eva_utils.checkpoint import save_checkpoint
+from eva_utils.images import ImageSet
+from eva_utils.plots import plot_history, plot_mistakes
+from eva_utils.predictions import Predictions
+from eva_utils.training import History
+
+FIGURES = ("accuracy_loss.png", "misclassified.png")
+
+
+def save_run(
+    folder: str | Path,
+    *,
+    network: str,
+    model: nn.Module,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    history: History,
+    predictions: Predictions,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Write ``record.json``, ``weights.pt``, ``accuracy_loss.png`` and ``misclassified.png``; return the record.
+
+    ``predictions`` are the trained model's of ``test_set``; ``settings`` (epochs, batch size, lr, seed, recipe in
+    words) must be what JSON can hold. The weights are a state dict on the CPU, for
+    ``torch.load(path, weights_only=True)``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "network": network,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "images": test_set.name,
+        "train_images": len(train_set),
+        "test_images": len(test_set),
+        "test_acc": predictions.accuracy,
+        "test_loss": predictions.loss,
+        "settings": settings,
+        "seconds": sum(history.seconds),
+        "device": _device_name(next(model.parameters()).device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "history": asdict(history),
+    }
+    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    save_checkpoint(folder / "weights.pt", weights)
+    title = f"{network} on {test_set.name}"
+    figures = (
+        plot_history(history, title=title),
+        plot_mistakes(test_set, predictions, title=title),
+    )
+    for name, figure in zip(FIGURES, figures, strict=True):
+        figure.savefig(folder / name, dpi=100)
+    return record
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

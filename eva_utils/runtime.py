@@ -1,0 +1,99 @@
+"""What a run depends on besides its arguments: mode, seed, device and precision."""
+
+import contextlib
+import os
+import random
+from typing import Literal
+
+import numpy as np
+import torch
+
+Mode = Literal["full", "demo", "smoke"]
+
+AUTOCAST_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def run_mode() -> Mode:
+    """Return how long the notebooks run: "smoke" if EVA_SMOKE=1, "demo" if EVA_DEMO=1, else "full".
+
+    Smoke and demo runs use the built-in shapes and need no network: smoke is one epoch on a few
+    hundred images, demo some epochs on some thousands. Raises ValueError for other values.
+    """
+    for mode in ("smoke", "demo"):
+        variable = f"EVA_{mode.upper()}"
+        value = os.environ.get(variable, "")
+        if value not in ("", "0", "1"):
+            raise ValueError(f"{variable}={value!r}: set it to 1, or unset it")
+        if value == "1":
+            return mode
+    return "full"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators with ``seed`` (0 to 2**32 - 1).
+
+    This fixes the initial weights. Loaders take a seed of their own.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: expected a whole number from 0 to {2**32 - 1}")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def best_device() -> torch.device:
+    """Return the CUDA device, else Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words; loudly if it is the CPU, where a full training takes long."""
+    if device.type == "cuda":
+        return f"GPU: {torch.cuda.get_device_name(device)}"
+    if device.type == "mps":
+        return "GPU: Apple, through MPS"
+    return (
+        f"NO GPU: a full training on these {usable_cores()} CPU cores takes long. "
+        "In Colab: Runtime > Change runtime type > GPU."
+    )
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def best_precision(device: torch.device) -> str:
+    """Return the precision that the device computes fast in: a key of ``AUTOCAST_DTYPES``.
+
+    bfloat16 where the hardware has it (Ampere and later, CPUs with AVX512-bf16 or AMX), float16 on
+    older CUDA devices such as the T4, which only emulate bfloat16, and float32 elsewhere.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float16"
+    if device.type == "cpu":
+        cpu = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later
+        if cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
+            return "bfloat16"
+    return "float32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the context that computes in ``precision``; it does nothing for float32."""
+    if precision not in AUTOCAST_DTYPES:
+        choices = ", ".join(AUTOCAST_DTYPES)
+        raise ValueError(f"precision={precision!r}: choose one of {choices}, or None for the best")
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])

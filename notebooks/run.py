@@ -1,0 +1,118 @@
+"""Execute the notebooks from top to bottom, or write the repository's address into them.
+
+    python notebooks/run.py demo     the first network on the built-in shapes, into runs/demo
+    python notebooks/run.py full     all notebooks on CIFAR-10, in place, with weights, records and figures
+    python notebooks/run.py stamp    the address in pyproject.toml into each setup cell and badge
+
+A full training that was cut goes on from runs/full/<network>/checkpoint.pt.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+DEMO = ROOT / "notebooks" / "04_dilated_net.ipynb"
+ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+(?=\n|$)")
+BADGE = re.compile(r"(https://colab\.research\.google\.com/github)/[\w.-]+/[\w.-]+(/blob/)")
+
+
+def main() -> int:
+    """Run the command that the arguments name."""
+    commands = {"demo": run_demo, "full": run_full, "stamp": stamp}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("notebook", nargs="*", help="with full: run these alone, by the start of their names")
+    args = parser.parse_args()
+    chosen = [path for path in NOTEBOOKS if not args.notebook or path.name.startswith(tuple(args.notebook))]
+    commands[args.command](chosen)
+    return 0
+
+
+def run_demo(_: list[Path]) -> None:
+    """Train the first network on the built-in shapes; leave notebook, HTML and figures in runs/demo."""
+    out = ROOT / "runs" / "demo"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    os.environ.update(EVA_DEMO="1", EVA_SMOKE="0")
+    print("training on the built-in shapes: about a minute on two cores")
+    notebook = _execute(DEMO)
+    nbformat.write(notebook, out / DEMO.name)
+    page, _resources = HTMLExporter().from_notebook_node(notebook)
+    (out / DEMO.name).with_suffix(".html").write_text(page)
+    (record,) = out.glob("*/record.json")
+    print(f"test accuracy on the built-in shapes: {json.loads(record.read_text())['test_acc']:.2%}")
+    for path in sorted([*out.glob("*.*"), *out.glob("*/*.png")]):
+        print(f"  {os.path.relpath(path)}")
+
+
+def run_full(notebooks: list[Path]) -> None:
+    """Execute the notebooks in place; keep records, weights and figures of the networks they train."""
+    os.environ.update(EVA_DEMO="0", EVA_SMOKE="0")
+    for path in notebooks:
+        print(f"executing {path.name}", flush=True)
+        nbformat.write(_execute(path), path)
+        for record in sorted((ROOT / "runs" / "full").glob("*/record.json")):
+            _publish(record.parent)
+
+
+def _execute(path: Path) -> nbformat.NotebookNode:
+    """Return the notebook with fresh outputs, and nothing in it that differs from run to run for no reason."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(ROOT)}},
+    )
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # when each cell ran
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("data") != {"text/plain": ""}]  # ended progress lines
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def _publish(run: Path) -> None:
+    """Copy what the project ships of a run: its record, its weights and its figures."""
+    shutil.copyfile(run / "record.json", ROOT / "results" / f"{run.name}.json")
+    shutil.copyfile(run / "weights.pt", ROOT / "eva_utils" / "weights" / f"{run.name}.pt")
+    for figure in run.glob("*.png"):
+        prefix = "" if run.name == "dilated_net" else f"{run.name}_"
+        shutil.copyfile(figure, ROOT / "images" / f"{prefix}{figure.name}")
+
+
+def stamp(notebooks: list[Path]) -> None:
+    """Write the repository's address from pyproject.toml into the setup cells and badges."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    address = project["urls"]["repository"]
+    owner_and_name = address.removeprefix("https://github.com")
+    if not ADDRESS.fullmatch(address):
+        sys.exit(f"pyproject.toml: repository = {address!r}: expected https://github.com/OWNER/NAME")
+    for path in notebooks:
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.source = BADGE.sub(rf"\g<1>{owner_and_name}\g<2>", cell.source)
+            if cell.cell_type == "code":
+                cell.source = ADDRESS.sub(address, cell.source)
+        nbformat.write(notebook, path)
+    print(f"{len(notebooks)} notebooks now say {address}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
