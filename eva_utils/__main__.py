@@ -1,6 +1,7 @@
 """The library from a shell: ``python -m eva_utils train --help``."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from eva_utils.transforms import course_policy, crop_policy, eval_policy
 
 def sgd_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     """Return the optimizer of notebook 04."""
-    return torch.optim.SGD(decay_groups(model, 5e-4), lr=lr, momentum=0.9, nesterov=True)
+    return torch.optim.SGD(decay_groups(model, 5e-4), lr=lr, momentum=0.95, nesterov=True)
 
 
 def muon_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -28,19 +29,21 @@ def muon_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     return Muon(groups, momentum=0.6)
 
 
-# The recipes of the notebooks: epochs, batch size, highest lr, optimizer and augmentation.
+# The recipes of the notebooks: epochs, batch size, highest lr, share of warm-up, optimizer and augmentation.
 RECIPES = {
     "dilated_net": {
         "epochs": 36,
         "batch_size": 128,
         "lr": 0.04,
+        "warmup": 0.1,
         "optimizer": sgd_recipe,
-        "policy": lambda: course_policy(affine=0.5, shift=0.1, scale=0.1, rotate=10, dropout=0.2),
+        "policy": lambda: course_policy(affine=0.5, shift=0.1, scale=0.1, rotate=10, dropout=0.1),
     },
     "dilated_separable_net": {
         "epochs": 70,
         "batch_size": 256,
         "lr": 0.05,
+        "warmup": 0.2,
         "optimizer": muon_recipe,
         "policy": lambda: crop_policy(padding=4, dropout=0.25),
     },
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         train(args)
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f"python -m eva_utils: {error}")
+        print(f"python -m eva_utils: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -73,7 +76,7 @@ def train(args: argparse.Namespace) -> None:
     train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, seed=args.seed)
     test_loader = make_loader(test_set, eval_policy(), batch_size=500)
     optimizer = recipe["optimizer"](model, lr)
-    scheduler = one_cycle(optimizer, epochs * len(train_loader))
+    scheduler = one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"])
     history = fit(
         model,
         train_loader,

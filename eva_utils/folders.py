@@ -95,7 +95,7 @@ def _fingerprint(listing: dict[str, dict[str, list[os.DirEntry]]], size: int) ->
 def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     """Return the cached arrays, or None if they are missing, stale or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["fingerprint"]) != fingerprint:
                 return None
             return {name: arrays[name] for name in arrays.files}

@@ -9,7 +9,7 @@ import copy
 import random
 from collections.abc import Iterator
 
-import albumentations as A  # noqa: N812
+import albumentations as A
 import cv2
 import numpy as np
 import torch

@@ -6,7 +6,7 @@ those of the style in use, so that dark themes work.
 
 import copy
 
-import albumentations as A  # noqa: N812
+import albumentations as A
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure

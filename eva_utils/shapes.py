@@ -42,17 +42,17 @@ def _draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return images uint8 (N, 32, 32, 3) of the shapes that ``labels`` (N,) names."""
     coverage = _coverage(labels, rng)[..., None]
     ground = _background(len(labels), rng)
-    change = _uniform(rng, 0.15, 0.6, (len(labels), 1, 1, 3))
+    change = _uniform(rng, 0.25, 0.7, (len(labels), 1, 1, 3))
     change *= np.where(rng.random((len(labels), 1, 1, 3)) < 0.5, -1, 1).astype(np.float32)
-    noise = _uniform(rng, -0.12, 0.12, ground.shape) + _uniform(rng, -0.12, 0.12, ground.shape)
+    noise = _uniform(rng, -0.08, 0.08, ground.shape) + _uniform(rng, -0.08, 0.08, ground.shape)
     return (np.clip(ground + coverage * change + noise, 0, 1) * 255).astype(np.uint8)
 
 
 def _coverage(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return how much of each pixel the shape covers: 0 to 1, (N, 32, 32)."""
     count = len(labels)
-    centre = _uniform(rng, 10, 22, (2, count, 1, 1))
-    radius = _uniform(rng, 5, 11, (count, 1, 1))
+    centre = _uniform(rng, 12, 20, (2, count, 1, 1))
+    radius = _uniform(rng, 7, 12, (count, 1, 1))
     cos, sin = _direction(rng, count)
     grid = (np.arange(2 * SIZE, dtype=np.float32) + np.float32(0.5)) / 2  # two samples a pixel
     x, y = grid[None, None, :] - centre[0], grid[None, :, None] - centre[1]

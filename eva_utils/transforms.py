@@ -11,7 +11,7 @@ from torch import Tensor
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for news
 
-import albumentations as A  # noqa: N812
+import albumentations as A
 import cv2
 from albumentations.pytorch import ToTensorV2
 

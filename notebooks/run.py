@@ -74,6 +74,7 @@ def _execute(path: Path) -> nbformat.NotebookNode:
         timeout=None,
         kernel_name="python3",
         coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(ROOT)}},
     )
     client.execute()

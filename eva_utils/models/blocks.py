@@ -6,7 +6,7 @@ stays at stride 1 and an even size is halved at stride 2. Blocks map (N, in_chan
 (N, out_channels, H', W').
 """
 
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 

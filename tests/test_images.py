@@ -1,0 +1,147 @@
+import functools
+import hashlib
+import http.server
+import pickle
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torchvision.datasets
+
+from eva_utils.images import CIFAR10_CLASSES, ImageSet, hold_out, load_images
+from eva_utils.transforms import CIFAR10_MEAN, CIFAR10_STD
+
+IMAGES = np.zeros((4, 32, 32, 3), np.uint8)
+LABELS = np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES.astype(np.float32), LABELS, r"images are float32 .*expected uint8"),
+        (IMAGES[..., 0], LABELS, r"images are uint8 \(4, 32, 32\): expected uint8 \(N, H, W, 3\)"),
+        (IMAGES, LABELS[:3], r"labels are int64 \(3,\): expected int64 \(4,\)"),
+        (IMAGES, LABELS.astype(np.int32), r"labels are int32"),
+        (IMAGES, np.array([0, 1, 2, 1]), r"label 2 of image 2 names none of the 2 classes: expected 0 to 1"),
+        (IMAGES, np.array([0, -1, 1, 1]), r"label -1 of image 1"),
+    ],
+)
+def test_image_set_refuses_what_does_not_fit(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        ImageSet(images, labels, ("cat", "dog"), "pets")
+
+
+def test_image_set_tells_what_it_is_and_gives_subsets():
+    pets = ImageSet(IMAGES, LABELS, ("cat", "dog"), "pets")
+    assert repr(pets) == "ImageSet(pets: 4 images of 32x32 pixels, 2 classes)"
+    assert pets.subset(np.array([3, 0])).labels.tolist() == [1, 0]
+
+
+def test_hold_out_takes_equally_of_each_class_and_loses_nothing(shapes):
+    rest, held = hold_out(shapes, 20, seed=1)
+    assert np.bincount(held.labels).tolist() == [2] * 10
+    both = np.concatenate([rest.images, held.images]).reshape(len(shapes), -1)
+    original = shapes.images.reshape(len(shapes), -1)
+    assert np.array_equal(np.unique(both, axis=0), np.unique(original, axis=0))
+    assert np.array_equal(held.images, hold_out(shapes, 20, seed=1)[1].images)
+    assert not np.array_equal(held.images, hold_out(shapes, 20, seed=2)[1].images)
+
+
+@pytest.mark.parametrize("count", [0, 15, 60, -10])
+def test_hold_out_refuses_counts_that_do_not_fit(shapes, count):
+    with pytest.raises(ValueError, match=f"count={count}: expected a multiple of the 10 classes"):
+        hold_out(shapes, count)
+
+
+@pytest.mark.parametrize(("variable", "counts"), [("EVA_SMOKE", (400, 200)), ("EVA_DEMO", (4000, 1000))])
+def test_short_runs_use_the_shapes_whatever_eva_data_names(monkeypatch, variable, counts):
+    monkeypatch.setenv("EVA_DATA", "/nowhere")
+    monkeypatch.setenv(variable, "1")
+    train, test = load_images()
+    assert (len(train), len(test), train.name) == (*counts, "shapes")
+    assert not (train.images[:200] == test.images[:200]).all(axis=(1, 2, 3)).any()
+
+
+def test_eva_data_names_the_default(monkeypatch):
+    monkeypatch.setenv("EVA_DATA", "/nowhere")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '/nowhere': name \"cifar10\""):
+        load_images()
+
+
+@pytest.fixture
+def small_cifar10(tmp_path, monkeypatch):
+    """An archive in CIFAR-10's own format of 10 images a file, with torchvision told its checksums."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+
+    def write(name, content):
+        data = pickle.dumps(content)
+        (folder / name).write_bytes(data)
+        return [name, hashlib.md5(data).hexdigest()]
+
+    def batch():
+        return {"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8), "labels": [*range(10)]}
+
+    dataset = torchvision.datasets.CIFAR10
+    names = [name for name, _ in dataset.train_list]
+    monkeypatch.setattr(dataset, "train_list", [write(name, batch()) for name in names])
+    monkeypatch.setattr(dataset, "test_list", [write("test_batch", batch())])
+    name, md5 = write("batches.meta", {"label_names": list(CIFAR10_CLASSES)})
+    monkeypatch.setattr(dataset, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    archive = tmp_path / "origin" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    monkeypatch.setattr(dataset, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=archive.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(dataset, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
+        yield folder
+        server.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
+def test_cifar10_is_downloaded_through_torchvision(small_cifar10, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVA_CACHE", str(tmp_path / "cache"))
+    train, test = load_images("cifar10")
+    assert (len(train), len(test), train.classes, train.name) == (50, 10, CIFAR10_CLASSES, "CIFAR-10")
+    with open(small_cifar10 / "test_batch", "rb") as file:
+        planes = pickle.load(file)["data"].reshape(10, 3, 32, 32)
+    assert np.array_equal(test.images, planes.transpose(0, 2, 3, 1))
+    assert test.labels.tolist() == [*range(10)]
+
+
+def test_a_folder_of_cifar10s_own_files_is_read_without_download(small_cifar10, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "file:///nowhere")
+    assert len(load_images(small_cifar10.parent)[0]) == 50
+
+
+def test_damaged_cifar10_files_are_refused(small_cifar10):
+    with open(small_cifar10 / "test_batch", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"CIFAR-10 files in .* are damaged .*: delete "):
+        load_images(small_cifar10.parent)
+
+
+def test_an_unreachable_host_is_said_with_the_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/cifar-10-python.tar.gz")
+    monkeypatch.setenv("EVA_CACHE", str(tmp_path))
+    with pytest.raises(ConnectionError, match=r"could not be downloaded .*EVA_DATA.*load_images\(\"shapes\"\)"):
+        load_images("cifar10")
+
+
+def test_constants_agree_with_the_real_images(real_images):
+    train, test = real_images
+    assert train.classes == CIFAR10_CLASSES
+    assert (len(train), len(test)) == (50_000, 10_000)
+    assert np.bincount(train.labels).tolist() == [5000] * 10
+    pixels = train.images.reshape(-1, 3)
+    counts = np.stack([np.bincount(pixels[:, c], minlength=256) for c in range(3)])
+    values = np.arange(256) / 255
+    mean = counts @ values / len(pixels)
+    std = np.sqrt(counts @ values**2 / len(pixels) - mean**2)
+    np.testing.assert_allclose(mean, CIFAR10_MEAN, atol=0.0005)
+    np.testing.assert_allclose(std, CIFAR10_STD, atol=0.002)  # JPEG loses a little colour

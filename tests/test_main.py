@@ -1,0 +1,48 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from eva_utils.__main__ import main
+from eva_utils.images import load_images
+
+
+@pytest.mark.parametrize("network", ["dilated_net", "dilated_separable_net"])
+def test_a_training_from_the_shell(network, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVA_SMOKE", "1")
+    arguments = ["train", "--network", network, "--images", "shapes", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--epochs", "1", "--batch-size", "64", "--lr", "0.02", "--seed", "3"]) == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"accuracy_loss.png", "checkpoint.pt", "misclassified.png", "record.json", "weights.pt"}
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["settings"] == {"epochs": 1, "batch_size": 64, "lr": 0.02, "seed": 3}
+    assert (record["network"], record["train_images"]) == (network, len(load_images("shapes")[0]))
+    assert f"test accuracy on shapes: {record['test_acc']:.2%}" in capsys.readouterr().out
+
+
+def test_help_lists_what_can_be_set():
+    command = [sys.executable, "-W", "error", "-m", "eva_utils", "train", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for option in ("--network", "--images", "--epochs", "--batch-size", "--lr", "--seed", "--out", "dilated_net"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "resnet"], "invalid choice: 'resnet'"),
+        (["--epochs", "0"], "0: expected more than 0"),
+        (["--lr", "-1"], "-1: expected more than 0"),
+        (["--batch-size", "many"], "invalid int value: 'many'"),
+    ],
+)
+def test_bad_options_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_errors_are_said_in_a_line(capsys):
+    assert main(["train", "--images", "/nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("python -m eva_utils: there is no folder '/nowhere'")

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from eva_utils.models import NETWORKS, build_network, load_pretrained
+from eva_utils.models.blocks import Conv2d, conv, separable_relu_norm
+
+MULTIPLY_ADDS = {"dilated_net": 11.2e6, "dilated_separable_net": 18.6e6}
+RECEPTIVE_FIELD = {"dilated_net": 101, "dilated_separable_net": 71}  # as the files say, before the pooling
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_multiply_adds(name):
+    with FlopCounterMode(display=False) as counter:
+        build_network(name).eval()(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() / 2 == pytest.approx(MULTIPLY_ADDS[name], rel=0.005)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_receptive_field(name):
+    """Count the pixels that can change the middle unit before the pooling, on a large enough image."""
+    layers = build_network(name).eval().layers
+    end = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d))
+    features = layers[:end].requires_grad_(False).double()
+    for parameter in features.parameters():
+        parameter.fill_(0.1)  # positive, so that nothing cancels
+    image = torch.rand(1, 3, 256, 256, dtype=torch.float64, requires_grad=True)
+    output = features(image)
+    output[0, 0, output.shape[2] // 2, output.shape[3] // 2].backward()
+    for axis in (1, 2):
+        touched = image.grad[0].abs().sum((0, axis)).nonzero()
+        assert int(touched.max() - touched.min()) + 1 == RECEPTIVE_FIELD[name]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_image_in_logits_out_and_every_parameter_learns(name):
+    model = build_network(name)
+    model(torch.randn(4, 3, 32, 32)).logsumexp(1).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert NETWORKS[name](num_classes=7).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="no network is called 'resnet': choose one of dilated_net, dilated_separable"):
+        load_pretrained("resnet")
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "padding"),
+    [
+        ((31, 32), 2, 2, 2),
+        ((32, 33), 2, 2, 4),
+        ((32, 32), 2, 2, 1),
+        ((32, 32), 2, 2, 0),
+        ((30, 32), 3, 3, 3),
+        ((32, 32), 2, 1, 1),
+        ((32, 32), 1, 2, 2),
+        ((32, 32), (2, 1), 2, 2),
+        ((32, 32), 2, 2, (2, 4)),
+        ((32, 32), 2, 2, "valid"),
+    ],
+)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_quick_convolution_equals_torchs(size, stride, dilation, padding, groups):
+    arguments = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    quick = Conv2d(4, 8, 3, **arguments).double()
+    plain = nn.Conv2d(4, 8, 3, **arguments).double()
+    plain.load_state_dict(quick.state_dict())
+    images = torch.randn(2, 4, *size, dtype=torch.float64)
+    gradients = []
+    for layer in (quick, plain):
+        x = images.clone().requires_grad_()
+        layer(x).square().sum().backward()
+        gradients.append((x.grad, layer.weight.grad, layer.bias.grad))
+    assert torch.allclose(quick(images), plain(images), rtol=0, atol=1e-12)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-10) for a, b in zip(*gradients, strict=True))
+
+
+def test_separable_convolution_costs_what_it_says():
+    weights = [p for p in separable_relu_norm(32, 64).parameters() if p.ndim == 4]
+    assert sum(p.numel() for p in weights) == 9 * 32 + 32 * 64
+    assert conv(8, 8, dilation=3).padding == (3, 3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_pretrained_networks_are_ready_to_use(name):
+    model = load_pretrained(name)
+    assert not any(module.training for module in model.modules())
+    assert next(model.parameters()).device.type == "cpu"
+    assert all(module.num_batches_tracked > 1000 for module in model.modules() if isinstance(module, nn.BatchNorm2d))

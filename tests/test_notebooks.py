@@ -1,0 +1,156 @@
+"""The rules that every notebook keeps, read off its JSON."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import eva_utils as eva
+
+ROOT = Path(__file__).parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.name for path in PATHS]
+HEADINGS = ["Data", "Model", "Summary", "Train", "Curves", "Mistakes", "Takeaways"]
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["repository"]
+TRAINED = {"04_dilated_net.ipynb": "dilated_net", "05_dilated_separable_net.ipynb": "dilated_separable_net"}
+
+
+@pytest.fixture(params=PATHS, ids=NAMES)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def test_there_are_notebooks():
+    assert NAMES
+    assert all(re.fullmatch(r"\d\d_[a-z_]+\.ipynb", name) for name in NAMES)
+
+
+def test_the_format_is_valid_and_the_file_small(path, notebook):
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1_000_000
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+
+
+def test_the_title_cell_tells_what_and_how_well(path, notebook):
+    title = notebook.cells[0].source
+    assert title.startswith(f"# {path.name[:2]} · ")
+    owner = REPOSITORY.removeprefix("https://github.com/")
+    assert f"(https://colab.research.google.com/github/{owner}/blob/main/notebooks/{path.name})" in title
+    assert title.count("**Aim:**") == title.count("**Result:**") == 1
+    position = NAMES.index(path.name)
+    for neighbour in NAMES[max(0, position - 1) : position + 2]:
+        assert neighbour == path.name or f"({neighbour})" in title
+
+
+def test_the_setup_cell_is_the_same_everywhere(notebook):
+    first = code_cells(nbformat.read(PATHS[0], as_version=4))[0].source
+    assert code_cells(notebook)[0].source == first
+    assert f"git+{REPOSITORY}\n" in first
+    assert "--no-deps" in first
+
+
+def test_headings_stand_in_order(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == [heading for heading in HEADINGS if heading in headings]
+    assert {"Data", "Takeaways"} <= set(headings)
+    takeaways = text.split("## Takeaways")[1]
+    assert re.findall(r"^(\d)\. ", takeaways, re.MULTILINE) == ["1", "2"]  # two exercises
+
+
+def test_cells_are_short(notebook):
+    sizes = []
+    for cell in code_cells(notebook):
+        is_network = "(nn.Module)" in cell.source
+        assert len(lines(cell)) <= (30 if is_network else 20), cell.source
+        sizes.append(len(lines(cell)) <= 12)
+    assert sizes.count(False) <= max(3, 0.1 * len(sizes))  # setup, network and the call that trains
+
+
+def test_a_cell_shows_at_most_one_thing(notebook):
+    for cell in code_cells(notebook):
+        assert len(cell.outputs) <= 1, cell.source
+
+
+def test_outputs_come_from_one_run_from_top_to_bottom(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == [*range(1, len(counts) + 1)]
+
+
+def test_outputs_hold_nothing_that_does_not_belong(notebook):
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"}
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+            text = json.dumps([output.get("text", ""), output.get("data", {}).get("text/plain", "")])
+            assert not re.search(r"/(home|root|tmp|work|content|Users)/|widget|\d\d:\d\d:\d\d", text)
+
+
+def test_cells_that_define_something_run_after_the_setup_cell_alone(notebook, capsys):
+    setup, *cells = code_cells(notebook)
+    for cell in cells:
+        if re.search(r"^(def|class) ", cell.source, re.MULTILINE):
+            names = {}
+            exec(re.sub(r"^\s+%pip.*$", "    pass", setup.source, flags=re.MULTILINE), names)
+            exec(cell.source, names)
+
+
+def test_nothing_is_defined_twice():
+    defined = []
+    for path in PATHS:
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            if "%pip" not in cell.source:
+                body = ast.parse(cell.source).body
+                defined += [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert len(defined) == len(set(defined))
+
+
+@pytest.mark.parametrize(("name", "network"), TRAINED.items())
+def test_the_network_built_in_a_notebook_is_the_librarys(name, network):
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    (cell,) = (cell for cell in code_cells(notebook) if "(nn.Module)" in cell.source)
+    names = {"eva": eva, "nn": torch.nn, "torch": torch}
+    exec(cell.source, names)
+    built = names[type(eva.NETWORKS[network]()).__name__]()
+    pretrained = eva.load_pretrained(network)
+    built.load_state_dict(pretrained.state_dict())
+    assert torch.equal(built.eval()(torch.ones(1, 3, 32, 32)), pretrained(torch.ones(1, 3, 32, 32)))
+    assert str(built) == str(pretrained)
+
+
+@pytest.mark.parametrize(("name", "network"), TRAINED.items())
+def test_the_stored_outputs_are_those_of_the_record(name, network):
+    record = json.loads((ROOT / "results" / f"{network}.json").read_text())
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    settings = record["settings"]
+    title = notebook.cells[0].source
+    assert f"**{record['test_acc']:.2%}** test accuracy at the last of {settings['epochs']} epochs" in title
+    assert f"({record['images']})" in title
+    (train,) = (cell for cell in code_cells(notebook) if "eva.fit(" in cell.source)
+    (printed,) = train.outputs
+    history = eva.History.from_lists(record["history"])
+    assert printed.text.splitlines()[2:] == [history.line(epoch) for epoch in range(settings["epochs"])]
+    (hyper,) = (cell for cell in code_cells(notebook) if cell.source.startswith("epochs = "))
+    assert f'"full": {settings["epochs"]}, ' in hyper.source
+    assert f'"full": {settings["batch_size"]}, ' in hyper.source
+    assert f"\nlr = {settings['lr']}\n" in hyper.source

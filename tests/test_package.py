@@ -1,0 +1,46 @@
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import eva_utils
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_public_names_are_spelled_out_and_sorted():
+    names = eva_utils.__all__
+    order = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert names == order
+    assert all(hasattr(eva_utils, name) for name in names)
+    assert all(getattr(eva_utils, name).__doc__ for name in names if not name.isupper())
+
+
+def test_importing_does_nothing_else():
+    program = (
+        "import random, numpy, torch, matplotlib, warnings; warnings.simplefilter('error')\n"
+        "before = (random.getstate(), numpy.random.get_state()[1].sum(), torch.get_rng_state().sum(), "
+        "dict(matplotlib.rcParams), torch.get_num_threads())\n"
+        "import eva_utils, sys\n"
+        "after = (random.getstate(), numpy.random.get_state()[1].sum(), torch.get_rng_state().sum(), "
+        "dict(matplotlib.rcParams), torch.get_num_threads())\n"
+        "assert before == after and not torch.cuda.is_initialized() and 'seaborn' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_requirements_and_package_ask_for_the_same():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = {line for line in lines if line and not line.startswith("#")}
+    assert set(PROJECT["dependencies"]) <= required
+    assert all("==" not in line for line in required)
+    constrained = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert {line.split(">=")[0] for line in required} <= constrained
+
+
+def test_the_placeholder_for_the_repositorys_address_is_plainly_one_or_gone():
+    address = PROJECT["urls"]["repository"]
+    assert address.startswith("https://github.com/")
+    assert address.count("/") == 4

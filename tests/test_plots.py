@@ -1,0 +1,123 @@
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+
+from eva_utils.plots import plot_augmentations, plot_history, plot_mistakes, plot_samples
+from eva_utils.predictions import Predictions
+from eva_utils.training import Evaluation, History
+from eva_utils.transforms import course_policy
+
+
+@pytest.fixture(scope="module")
+def history():
+    history = History()
+    for epoch in range(4):
+        train, test = Evaluation(2 - 0.3 * epoch, 0.2 * epoch), Evaluation(1.9 - 0.2 * epoch, 0.15 * epoch)
+        history.append(train, test, lr=0.1, seconds=1.0, images_per_second=100.0)
+    return history
+
+
+@pytest.fixture(scope="module")
+def predictions(shapes):
+    logits = torch.randn(len(shapes), 10, generator=torch.Generator().manual_seed(0))
+    return Predictions(logits, torch.from_numpy(shapes.labels))
+
+
+@pytest.fixture(params=["default", "dark_background"], scope="module")
+def figures(request, history, predictions, shapes):
+    with plt.style.context(request.param):
+        yield [
+            plot_history(history, title="a title"),
+            plot_mistakes(shapes, predictions, title="a title"),
+            plot_samples(shapes, per_class=4),
+            plot_augmentations(shapes, course_policy(), count=3, views=4),
+        ]
+
+
+def texts(figure):
+    found = [figure._suptitle] if figure._suptitle else []
+    for axes in figure.axes:
+        found += [axes.title, *axes.texts]
+        if axes.axison:
+            found += [axes.xaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
+    return [text for text in found if text.get_text()]
+
+
+def test_nothing_is_clipped_and_no_titles_overlap(figures):
+    for figure in figures:
+        figure.draw_without_rendering()  # lays out
+        width, height = figure.get_size_inches()
+        drawn = figure.get_tightbbox()
+        assert drawn.x0 >= 0
+        assert drawn.y0 >= 0
+        assert drawn.x1 <= width
+        assert drawn.y1 <= height
+        titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+        for i, box in enumerate(titles):
+            assert not any(box.overlaps(other) for other in titles[:i])
+
+
+def test_text_stands_out_from_the_ground(figures):
+    for figure in figures:
+        ground = np.mean(to_rgb(figure.get_facecolor()))
+        assert texts(figure)
+        for text in texts(figure):
+            assert abs(np.mean(to_rgb(text.get_color())) - ground) > 0.5
+
+
+def test_pyplot_keeps_no_figure(figures):
+    assert plt.get_fignums() == []
+    for figure in figures:  # and they can be saved all the same
+        figure.savefig(target := io.BytesIO())
+        assert target.tell() > 1000
+
+
+def test_the_curves_are_the_history(history):
+    loss_axes, acc_axes = plot_history(history).axes
+    assert [list(line.get_ydata()) for line in loss_axes.lines] == [history.train_loss, history.test_loss]
+    assert [list(line.get_ydata()) for line in acc_axes.lines] == [history.train_acc, history.test_acc]
+    assert list(loss_axes.lines[0].get_xdata()) == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="no epochs yet"):
+        plot_history(History())
+
+
+def test_mistakes_come_worst_first_with_classes_and_probability(shapes, predictions):
+    figure = plot_mistakes(shapes, predictions, count=6)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == 6
+    for axes, index in zip(shown, predictions.mistakes().tolist(), strict=False):
+        pred = int(predictions.preds[index])
+        expected = f"true: {shapes.classes[shapes.labels[index]]}\npred: {shapes.classes[pred]} "
+        assert axes.get_title() == expected + f"{predictions.probs[index, pred]:.0%}"
+        assert np.array_equal(axes.images[0].get_array(), shapes.images[index])
+
+
+def test_mistakes_of_another_set_or_none_are_refused(shapes, predictions):
+    with pytest.raises(ValueError, match=r"60 predictions of .* 10 images .*: predict the same images"):
+        plot_mistakes(shapes.subset(np.arange(10)), predictions)
+    perfect = Predictions(torch.eye(10)[predictions.labels], predictions.labels)
+    with pytest.raises(ValueError, match="no image is predicted wrong"):
+        plot_mistakes(shapes, perfect)
+
+
+def test_samples_stand_in_rows_of_their_classes(shapes):
+    axes = plot_samples(shapes, per_class=3).axes
+    assert [ax.texts[0].get_text() for ax in axes[::3]] == list(shapes.classes)
+    for index, ax in enumerate(axes):
+        rows = shapes.images[shapes.labels == index // 3]
+        assert np.array_equal(ax.images[0].get_array(), rows[index % 3])
+
+
+def test_augmentations_stand_beside_their_original(shapes):
+    policy = course_policy()
+    generator = policy.random_generator
+    axes = plot_augmentations(shapes, policy, count=2, views=3).axes
+    assert len(axes) == 8
+    assert np.array_equal(axes[4].images[0].get_array(), shapes.images[1])
+    views = {ax.images[0].get_array().tobytes() for ax in axes[4:]}
+    assert len(views) == 4
+    assert policy.random_generator is generator

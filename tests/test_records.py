@@ -1,0 +1,38 @@
+import json
+
+import torch
+from PIL import Image
+
+from eva_utils.loaders import make_loader
+from eva_utils.models import build_network
+from eva_utils.predictions import predict
+from eva_utils.records import FIGURES, save_run
+from eva_utils.training import Evaluation, History
+from eva_utils.transforms import eval_policy
+
+
+def test_a_run_is_kept_whole(shapes, tmp_path):
+    model = build_network("dilated_net").to(memory_format=torch.channels_last)
+    history = History()
+    history.append(Evaluation(2.0, 0.1), Evaluation(1.5, 0.2), lr=0.1, seconds=3.0, images_per_second=40.0)
+    predictions = predict(model, make_loader(shapes, eval_policy(), batch_size=20, workers=0))
+    record = save_run(
+        tmp_path / "run",
+        network="dilated_net",
+        model=model,
+        train_set=shapes,
+        test_set=shapes,
+        history=history,
+        predictions=predictions,
+        settings={"epochs": 1, "lr": 0.1},
+    )
+    assert json.loads((tmp_path / "run" / "record.json").read_text()) == record
+    assert (record["parameters"], record["images"], record["train_images"]) == (98_180, "shapes", 60)
+    assert (record["test_acc"], record["test_loss"]) == (predictions.accuracy, predictions.loss)
+    assert (record["seconds"], record["history"]["test_acc"]) == (3.0, [0.2])
+    assert record["versions"]["torch"] == torch.__version__
+    weights = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    for name in FIGURES:
+        with Image.open(tmp_path / "run" / name) as figure:
+            assert min(figure.size) >= 400

@@ -1,0 +1,76 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from eva_utils import runtime
+from eva_utils.runtime import autocast, best_precision, describe_device, run_mode, seed_everything
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({}, "full"),
+        ({"EVA_SMOKE": "1"}, "smoke"),
+        ({"EVA_DEMO": "1"}, "demo"),
+        ({"EVA_SMOKE": "1", "EVA_DEMO": "1"}, "smoke"),
+        ({"EVA_SMOKE": "0", "EVA_DEMO": ""}, "full"),
+    ],
+)
+def test_the_mode_follows_the_environment(monkeypatch, variables, mode):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert run_mode() == mode
+
+
+def test_other_values_are_named(monkeypatch):
+    monkeypatch.setenv("EVA_DEMO", "yes")
+    with pytest.raises(ValueError, match="EVA_DEMO='yes': set it to 1, or unset it"):
+        run_mode()
+
+
+def test_a_seed_fixes_all_three_generators():
+    def draw():
+        seed_everything(7)
+        return random.random(), np.random.random(), torch.rand(1).item()
+
+    assert draw() == draw()
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"seed={seed}: expected a whole number from 0"):
+            seed_everything(seed)
+
+
+@pytest.mark.parametrize(
+    ("native", "precision"),
+    [(True, "bfloat16"), (False, "float16")],  # the T4 emulates bfloat16: not native
+)
+def test_precision_on_cuda_is_what_the_hardware_has(monkeypatch, native, precision):
+    def is_bf16_supported(including_emulation=True):
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert best_precision(CUDA) == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+)
+def test_precision_on_the_cpu_is_what_the_hardware_has(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert best_precision(CPU) == precision
+
+
+def test_autocast_computes_in_the_precision():
+    a = torch.ones(2, 2)
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with autocast(CPU, precision):
+            assert (a @ a).dtype == dtype
+
+
+def test_the_cpu_is_said_loudly(monkeypatch):
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 3)
+    assert describe_device(CPU).startswith("NO GPU: a full training on these 3 CPU cores takes long.")

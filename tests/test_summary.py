@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from eva_utils.models import NETWORKS, build_network
+from eva_utils.summary import summary
+
+TABLES = Path(__file__).parent / "tables"  # as the two documents print them
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_table_is_the_documents_character_for_character(name, capsys):
+    returned = summary(build_network(name))
+    assert returned == (TABLES / f"{name}.txt").read_text()
+    assert capsys.readouterr().out == returned
+
+
+def test_the_model_and_the_random_state_stay_as_they_were():
+    model = build_network("dilated_net").train()
+    model.layers[3].eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    summary(model)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_failure_leaves_nothing_behind(capsys):
+    model = build_network("dilated_net")
+    with pytest.raises(RuntimeError, match="channels"):
+        summary(model, (4, 32, 32))
+    assert not any(module._forward_hooks for module in model.modules())
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    print("still printing")
+    assert capsys.readouterr().out == "still printing\n"
+
+
+@pytest.mark.parametrize("change", [nn.Module.half, lambda model: model.to(memory_format=torch.channels_last)])
+def test_precision_and_layout_do_not_matter(change):
+    assert summary(change(build_network("dilated_net"))) == summary(build_network("dilated_net"))
+
+
+def test_other_input_sizes():
+    assert "[-1, 4, 5, 7]" in summary(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1)), (1, 5, 7))

@@ -1,0 +1,186 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eva_utils.loaders import make_loader
+from eva_utils.models import build_network, load_pretrained
+from eva_utils.optimizers import Muon, muon_groups, one_cycle
+from eva_utils.predictions import predict
+from eva_utils.runtime import seed_everything
+from eva_utils.training import HEADER, Evaluation, History, evaluate, fit
+from eva_utils.transforms import course_policy, eval_policy
+
+
+@pytest.fixture
+def loaders(shapes):
+    train = make_loader(shapes, course_policy(), batch_size=16, shuffle=True, workers=0)
+    return train, make_loader(shapes, eval_policy(), batch_size=16, workers=0)
+
+
+def muon_run(loaders, epochs=3, **arguments):
+    """Return a seeded model after some epochs of Muon with a schedule, and its history."""
+    seed_everything(1)
+    model = build_network("dilated_separable_net")
+    groups = muon_groups(model, lr=0.02, sgd_lr=0.1, weight_decay=0.01, sgd_weight_decay=1e-4)
+    optimizer = Muon(groups)
+    scheduler = one_cycle(optimizer, 3 * len(loaders[0]))
+    return model, fit(model, *loaders, epochs=epochs, optimizer=optimizer, scheduler=scheduler, **arguments)
+
+
+def equal(first, second):
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def without_times(history):
+    return {name: values for name, values in vars(history).items() if "second" not in name}
+
+
+def test_a_network_learns_a_few_images_by_heart(shapes):
+    plain = make_loader(shapes, eval_policy(), batch_size=20, shuffle=True, workers=0)
+    seed_everything(0)
+    model = build_network("dilated_separable_net")
+    history = fit(model, plain, plain, epochs=25, verbose=False, device="cpu")
+    assert history.train_loss[0] == pytest.approx(math.log(10), rel=0.15)
+    assert history.train_acc[-1] > 0.9
+
+
+def test_what_is_printed_has_a_fixed_width(loaders, capsys):
+    muon_run(loaders, device="cpu", precision="float32")
+    first, header, *lines = capsys.readouterr().out.splitlines()
+    assert first == "Training on cpu in float32, 4 batches an epoch"
+    assert header == HEADER
+    assert {len(line) for line in lines} == {len(HEADER)}
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    muon_run(loaders, verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_statistics_are_those_of_the_images(loaders):
+    """With a learning rate of 0 the training loss is that of the unchanged network in train mode."""
+    seed_everything(0)
+    model = build_network("dilated_net")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    history = fit(model, *loaders, epochs=1, optimizer=optimizer, verbose=False, precision="float32")
+    loaders[0].sampler.set_epoch(0)
+    losses = []
+    with torch.no_grad():
+        for images, labels in loaders[0]:
+            losses.append(nn.functional.cross_entropy(model.train()(images), labels, reduction="none"))
+    assert len({len(batch) for batch in losses}) == 2  # the last batch is smaller
+    assert history.train_loss[0] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_two_runs_with_one_seed_are_equal_to_the_bit(loaders):
+    (first, history), (second, again) = muon_run(loaders), muon_run(loaders)
+    assert equal(first, second)
+    assert without_times(history) == without_times(again)
+
+
+def test_a_cut_run_goes_on_to_the_same_bits(loaders, tmp_path, capsys):
+    expected, history = muon_run(loaders)
+    path = tmp_path / "run" / "checkpoint.pt"
+    muon_run(loaders, epochs=2, checkpoint=path)
+    capsys.readouterr()
+    model, resumed = muon_run(loaders, checkpoint=path)
+    assert equal(model, expected)
+    assert without_times(resumed) == without_times(history)
+    assert len(capsys.readouterr().out.splitlines()) == 5  # the first epochs' lines are printed again
+    model, finished = muon_run(loaders, checkpoint=path)
+    assert equal(model, expected)
+    assert finished == resumed
+
+
+def test_a_checkpoint_of_another_run_is_refused(loaders, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    muon_run(loaders, checkpoint=path, verbose=False)
+    with pytest.raises(ValueError, match="holds 3 epochs, more than the 2 asked for: name another file"):
+        muon_run(loaders, epochs=2, checkpoint=path)
+    with pytest.raises(ValueError, match="holds no checkpoint of such a run"):  # this one has no scheduler
+        fit(build_network("dilated_net"), *loaders, epochs=5, checkpoint=path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(loaders):
+    optimizer = torch.optim.SGD((model := build_network("dilated_net")).parameters(), lr=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"loss of epoch 1 is nan: lower the learning rate \(it was 1.00e\+30\)"
+    ):
+        fit(model, *loaders, epochs=1, optimizer=optimizer, verbose=False)
+
+
+def test_bad_arguments_are_named(loaders):
+    model = build_network("dilated_net")
+    with pytest.raises(ValueError, match="epochs=0: expected 1 or more"):
+        fit(model, *loaders, epochs=0)
+    with pytest.raises(ValueError, match="precision='half': choose one of float32, bfloat16, float16"):
+        fit(model, *loaders, epochs=1, precision="half")
+
+
+def test_bfloat16_trains_too(loaders):
+    history = fit(build_network("dilated_net"), *loaders, epochs=1, precision="bfloat16", verbose=False)
+    assert history.train_loss[0] == pytest.approx(math.log(10), rel=0.3)
+
+
+def test_evaluate_counts_every_image_once(loaders, shapes):
+    model = build_network("dilated_net")
+    predictions = predict(model, loaders[1])
+    assert evaluate(model, loaders[1]) == (predictions.loss, predictions.accuracy)
+    assert evaluate(model, make_loader(shapes, eval_policy(), batch_size=60, workers=0)).loss == pytest.approx(
+        predictions.loss, rel=1e-5
+    )
+
+
+def test_history_is_saved_and_loaded(tmp_path):
+    history = History()
+    history.append(Evaluation(2.0, 0.1), Evaluation(1.5, 0.2), lr=0.1, seconds=3.0, images_per_second=40.0)
+    history.save(tmp_path / "history.json")
+    assert History.load(tmp_path / "history.json") == history
+    assert repr(history) == "History(1 epochs, last test accuracy 20.00%)"
+    assert repr(History()) == "History(0 epochs)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no history"),
+        ("[]", "expected the lists train_loss, "),
+        ('{"train_loss": [1]}', "expected the lists"),
+        (
+            '{"train_loss": [1], "train_acc": [], "test_loss": [1], "test_acc": [1], "lr": [1], "seconds": [1], '
+            '"images_per_second": [1]}',
+            "differ in length",
+        ),
+    ],
+)
+def test_files_that_hold_no_history_are_refused(tmp_path, text, message):
+    (tmp_path / "history.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        History.load(tmp_path / "history.json")
+
+
+def test_training_on_real_images_lowers_the_loss(real_images):
+    train_set, _ = real_images
+    few = train_set.subset(torch.randperm(len(train_set), generator=torch.Generator().manual_seed(0))[:1024].numpy())
+    train = make_loader(few, course_policy(), batch_size=64, shuffle=True)
+    test = make_loader(few, eval_policy(), batch_size=512)
+    seed_everything(0)
+    history = fit(build_network("dilated_net"), train, test, epochs=3, verbose=False)
+    assert history.train_loss[-1] < history.train_loss[0] - 0.2
+
+
+@pytest.mark.parametrize("name", ["dilated_net", "dilated_separable_net"])
+def test_shipped_weights_do_what_their_records_say(real_images, name):
+    import json
+    from pathlib import Path
+
+    record = json.loads((Path(__file__).parent.parent / "results" / f"{name}.json").read_text())
+    _, test_set = real_images
+    if test_set.name != record["images"]:
+        pytest.skip(f"the record is of {record['images']!r}, these images are {test_set.name!r}: set EVA_DATA_NAME")
+    model = load_pretrained(name)
+    result = evaluate(model, make_loader(test_set, eval_policy(), batch_size=500))
+    assert result.acc == pytest.approx(record["test_acc"], abs=0.0005)
+    assert result.loss == pytest.approx(record["test_loss"], abs=0.0005)
