@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from eva_utils.images import load_images
+from eva_utils.images import hold_out, load_images
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
@@ -40,12 +40,12 @@ RECIPES = {
         "policy": lambda: course_policy(affine=0.5, shift=0.1, scale=0.1, rotate=10, dropout=0.1),
     },
     "dilated_separable_net": {
-        "epochs": 70,
+        "epochs": 30,
         "batch_size": 256,
         "lr": 0.05,
         "warmup": 0.2,
         "optimizer": muon_recipe,
-        "policy": lambda: crop_policy(padding=4, dropout=0.25),
+        "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
 }
 
@@ -69,6 +69,8 @@ def train(args: argparse.Namespace) -> None:
     lr = args.lr or recipe["lr"]
     out = args.out or Path("runs") / args.network
     train_set, test_set = load_images(args.images)
+    if args.hold_out:
+        train_set, test_set = hold_out(train_set, args.hold_out)
     print(train_set, test_set, describe_device(best_device()), sep="\n")
 
     seed_everything(args.seed)
@@ -116,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=_positive(int), help="default: the notebook's")
     command.add_argument("--lr", type=_positive(float), help="highest learning rate; default: the notebook's")
     command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    command.add_argument(
+        "--hold-out",
+        type=_positive(int),
+        metavar="N",
+        help="train without N of the training images and test on these instead: to choose hyperparameters on",
+    )
     command.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/NETWORK")
     return parser
 

@@ -113,8 +113,8 @@ def cache_folder() -> Path:
 def hold_out(image_set: ImageSet, count: int, *, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Split off ``count`` images, the same number of each class, to choose hyperparameters on.
 
-    Returns (the rest, the held-back images); the draw depends on ``seed`` alone. Raises ValueError if
-    ``count`` is no multiple of the number of classes or leaves a class without images.
+    Returns (the rest, the held-back images, whose name says so); the draw depends on ``seed`` alone. Raises
+    ValueError if ``count`` is no multiple of the number of classes or leaves a class without images.
     """
     per_class, remainder = divmod(count, len(image_set.classes))
     smallest = np.bincount(image_set.labels, minlength=len(image_set.classes)).min()
@@ -128,7 +128,8 @@ def hold_out(image_set: ImageSet, count: int, *, seed: int = 0) -> tuple[ImageSe
         [order[image_set.labels[order] == label][:per_class] for label in range(len(image_set.classes))]
     )
     rest = np.setdiff1d(np.arange(len(image_set)), held)
-    return image_set.subset(rest), image_set.subset(np.sort(held))
+    name = f"{image_set.name}, held back"
+    return image_set.subset(rest), replace(image_set.subset(np.sort(held)), name=name)
 
 
 def _load_shapes() -> tuple[ImageSet, ImageSet]:

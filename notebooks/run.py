@@ -12,18 +12,18 @@ import json
 import os
 import re
 import shutil
-import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 DEMO = ROOT / "notebooks" / "04_dilated_net.ipynb"
-ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+(?=\n|$)")
+PIP = re.compile(r"(%pip install .* git\+)https://\S+")
 BADGE = re.compile(r"(https://colab\.research\.google\.com/github)/[\w.-]+/[\w.-]+(/blob/)")
 
 
@@ -73,7 +73,6 @@ def _execute(path: Path) -> nbformat.NotebookNode:
         notebook,
         timeout=None,
         kernel_name="python3",
-        coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(ROOT)}},
     )
@@ -82,6 +81,7 @@ def _execute(path: Path) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)  # when each cell ran
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("data") != {"text/plain": ""}]  # ended progress lines
+            CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -102,17 +102,20 @@ def stamp(notebooks: list[Path]) -> None:
     """Write the repository's address from pyproject.toml into the setup cells and badges."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     address = project["urls"]["repository"]
-    owner_and_name = address.removeprefix("https://github.com")
-    if not ADDRESS.fullmatch(address):
-        sys.exit(f"pyproject.toml: repository = {address!r}: expected https://github.com/OWNER/NAME")
     for path in notebooks:
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
-            cell.source = BADGE.sub(rf"\g<1>{owner_and_name}\g<2>", cell.source)
-            if cell.cell_type == "code":
-                cell.source = ADDRESS.sub(address, cell.source)
+            cell.source = stamped(cell.source, address)
         nbformat.write(notebook, path)
     print(f"{len(notebooks)} notebooks now say {address}")
+
+
+def stamped(source: str, address: str) -> str:
+    """Return a cell's text with the repository's ``address`` in its badge or its pip command."""
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        raise ValueError(f"pyproject.toml: repository = {address!r}: expected https://github.com/OWNER/NAME")
+    source = PIP.sub(rf"\g<1>{address}", source)
+    return BADGE.sub(rf"\g<1>{address.removeprefix('https://github.com')}\g<2>", source)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ def test_a_training_from_the_shell(network, tmp_path, monkeypatch, capsys):
     assert f"test accuracy on shapes: {record['test_acc']:.2%}" in capsys.readouterr().out
 
 
+def test_hyperparameters_are_chosen_on_held_back_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVA_SMOKE", "1")
+    assert main(["train", "--images", "shapes", "--out", str(tmp_path), "--epochs", "1", "--hold-out", "50"]) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["images"], record["train_images"], record["test_images"]) == ("shapes, held back", 350, 50)
+
+
 def test_help_lists_what_can_be_set():
     command = [sys.executable, "-W", "error", "-m", "eva_utils", "train", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
