@@ -1,6 +1,11 @@
 """A thin library for the notebook series: images, policies, networks, training, figures."""
 
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import, albumentations would ask the network for news
+
 from eva_utils.checkpoint import load_checkpoint, save_checkpoint
+from eva_utils.history import Evaluation, History
 from eva_utils.images import (
     CIFAR10_CLASSES,
     ImageSet,
@@ -30,7 +35,7 @@ from eva_utils.runtime import (
 )
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
 from eva_utils.summary import summary
-from eva_utils.training import Evaluation, History, evaluate, fit
+from eva_utils.training import evaluate, fit
 from eva_utils.transforms import (
     CIFAR10_MEAN,
     CIFAR10_STD,

@@ -74,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
     print(train_set, test_set, describe_device(best_device()), sep="\n")
 
     seed_everything(args.seed)
-    model = build_network(args.network)
+    model = build_network(args.network, num_classes=len(train_set.classes))
     train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, seed=args.seed)
     test_loader = make_loader(test_set, eval_policy(), batch_size=500)
     optimizer = recipe["optimizer"](model, lr)

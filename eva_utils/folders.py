@@ -2,14 +2,14 @@
 
 import hashlib
 import os
-import zipfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from eva_utils.progress import Progress
 from eva_utils.runtime import usable_cores
@@ -42,7 +42,14 @@ def load_folder(
     arrays = _read_cache(cached, fingerprint)
     if arrays is None:
         arrays = _decode(listing, size, verbose)
-        _write_cache(cached, fingerprint, arrays)
+        try:
+            _write_cache(cached, fingerprint, arrays)
+        except OSError as error:
+            warnings.warn(
+                f"the decoded images could not be kept ({error}) and will be decoded again next time: "
+                "set EVA_CACHE to a folder that can be written",
+                stacklevel=3,
+            )
     splits = tuple((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)
     return splits, classes
 
@@ -99,7 +106,7 @@ def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
             if str(arrays["fingerprint"]) != fingerprint:
                 return None
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except Exception:  # a damaged file raises many types; whatever it is, it is made anew
         return None
 
 
@@ -136,8 +143,9 @@ def _decode_image(path: str, size: int) -> np.ndarray:
     """Return the image as uint8 (size, size, 3), or raise ValueError naming the file."""
     try:
         with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            if image.size == (size, size):
+                image.load()
+    except Exception as error:  # Pillow raises many types for damaged files
         raise ValueError(f"{path!r} cannot be read as an image ({error}): replace it") from error
     if image.size != (size, size):
         width, height = image.size

@@ -80,13 +80,15 @@ def load_images(
     CIFAR-10's own ``cifar-10-batches-py``. ``None`` means what EVA_DATA names, else ``"cifar10"``; in smoke and
     demo runs it means ``"shapes"``.
 
-    ``name`` labels results on a folder's images (default: EVA_DATA_NAME, else the folder's name). ``verbose``
-    shows a progress bar while a folder is decoded. Raises FileNotFoundError, ValueError or
+    ``name`` labels results on a folder's images (default: EVA_DATA_NAME if EVA_DATA named it, else its own name).
+    ``verbose`` shows a progress bar while a folder is decoded. Raises FileNotFoundError, ValueError or
     ConnectionError, each saying what is wrong and what to do.
     """
-    if source is None:
-        default = os.environ.get("EVA_DATA") or "cifar10"
-        source = default if run_mode() == "full" else "shapes"
+    if source is None and run_mode() != "full":
+        source = "shapes"
+    elif source is None:
+        source = os.environ.get("EVA_DATA") or "cifar10"
+        name = name or os.environ.get("EVA_DATA_NAME")
     if source == "shapes":
         return _load_shapes()
     if source == "cifar10":
@@ -99,7 +101,7 @@ def load_images(
         )
     if (folder / CIFAR10_FOLDER).is_dir():
         return _load_cifar10(folder, download=False)
-    name = name or os.environ.get("EVA_DATA_NAME") or folder.resolve().name
+    name = name or folder.resolve().name
     splits, classes = load_folder(folder, cache=cache_folder(), verbose=verbose)
     train, test = (ImageSet(images, labels, classes, name) for images, labels in splits)
     return train, test

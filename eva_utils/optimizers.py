@@ -65,9 +65,10 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    if p not in self.state:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
                     update = _orthogonal_step if group["orthogonal"] else _sgd_step
-                    update(p, buffer, group)
+                    update(p, self.state[p]["momentum"], group)
 
 
 def _orthogonal_step(p: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
@@ -105,13 +106,19 @@ def one_cycle(
     """Return torch's one-cycle schedule from each group's own lr as the highest, in straight lines.
 
     The learning rate rises from 1/25 of the highest over the first ``warmup`` of the steps and falls to about 0 at
-    the last (Smith & Topin 2018); the momentum stays. Step it after every batch.
+    the last (Smith & Topin 2018); the momentum stays. Step it after every batch. Raises ValueError for no
+    steps or a warm-up that is no share of them.
     """
+    if total_steps < 1:
+        raise ValueError(f"total_steps={total_steps}: expected 1 or more, the number of batches in all epochs")
+    total_steps = max(total_steps, 3)  # torch cannot divide fewer into a rise and a fall
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup={warmup}: expected a share of the steps, from 0 to less than 1")
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total_steps,
-        pct_start=warmup,
+        pct_start=max(warmup, 2 / total_steps),  # torch divides by pct_start * total_steps - 1
         anneal_strategy="linear",
         cycle_momentum=False,
     )

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from eva_utils.history import History
 from eva_utils.images import ImageSet
 from eva_utils.loaders import augment
 from eva_utils.predictions import Predictions
-from eva_utils.training import History
 from eva_utils.transforms import CIFAR10_MEAN, CIFAR10_STD, denormalize
 
 
@@ -50,17 +50,22 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
     """Show the ``count`` images that are predicted wrong with the highest loss, the worst first.
 
     Above each stand its true class, and the predicted one with its probability. Raises ValueError if the predictions
-    are of another set, by their number, or none is wrong.
+    are of another number of images or classes, or none is wrong.
     """
     if len(predictions) != len(image_set):
         raise ValueError(f"{len(predictions)} predictions of {image_set}: predict the same images, unshuffled")
+    if predictions.logits.shape[1] != len(image_set.classes):
+        raise ValueError(
+            f"predictions of {predictions.logits.shape[1]} classes, but {image_set}: build the network with "
+            f"num_classes={len(image_set.classes)}"
+        )
     indices = predictions.mistakes()[:count].tolist()
     if not indices:
         raise ValueError("no image is predicted wrong: there is nothing to show")
     figure, axes = _image_grid(len(indices), columns=5)
     for ax, index in zip(axes, indices, strict=False):
         pred = int(predictions.preds[index])
-        ax.imshow(image_set.images[index])
+        _show_pixels(ax, image_set.images[index])
         ax.set_title(
             f"true: {image_set.classes[image_set.labels[index]]}\n"
             f"pred: {image_set.classes[pred]} {predictions.probs[index, pred]:.0%}",
@@ -79,7 +84,7 @@ def plot_samples(image_set: ImageSet, *, per_class: int = 10) -> Figure:
     indices = np.concatenate([row[:per_class] for row in rows])
     figure, axes = _image_grid(len(indices), columns=per_class, inches=0.8)
     for ax, index in zip(axes, indices, strict=True):
-        ax.imshow(image_set.images[index])
+        _show_pixels(ax, image_set.images[index])
     for ax, name in zip(axes[::per_class], image_set.classes, strict=True):
         ax.text(-0.1, 0.5, name, ha="right", va="center", transform=ax.transAxes)
     return _close(figure)
@@ -95,7 +100,7 @@ def plot_augmentations(
     mean: tuple[float, ...] = CIFAR10_MEAN,
     std: tuple[float, ...] = CIFAR10_STD,
 ) -> Figure:
-    """Show the first ``count`` images, each beside ``views`` augmented versions of it.
+    """Show ``count`` images from all over the set, each beside ``views`` augmented versions of it.
 
     The versions are those of the first epochs of a training with this ``seed``. ``mean`` and ``std`` are what the
     transform normalises with.
@@ -103,11 +108,12 @@ def plot_augmentations(
     count = min(count, len(image_set))
     transform = copy.deepcopy(transform)
     figure, axes = _image_grid(count * (views + 1), columns=views + 1, inches=1.0)
-    for index, row in enumerate(np.reshape(axes, (count, views + 1))):
-        row[0].imshow(image_set.images[index])
+    indices = np.linspace(0, len(image_set) - 1, count).astype(int).tolist()
+    for index, row in zip(indices, np.reshape(axes, (count, views + 1)), strict=True):
+        _show_pixels(row[0], image_set.images[index])
         for epoch, ax in enumerate(row[1:]):
             image = augment(image_set.images[index], transform, key=(seed, epoch, index))
-            ax.imshow(denormalize(image, mean=mean, std=std))
+            _show_pixels(ax, denormalize(image, mean=mean, std=std))
     axes[0].set_title("original", fontsize=10)
     axes[1].set_title("augmented", fontsize=10)
     return _close(figure)
@@ -128,6 +134,11 @@ def _image_grid(count: int, *, columns: int, inches: float = 1.6) -> tuple[Figur
     for ax in axes.flat:
         ax.set_axis_off()
     return figure, list(axes.flat)
+
+
+def _show_pixels(ax: plt.Axes, image: np.ndarray) -> None:
+    """Draw the image uint8 (H, W, 3) with sharp pixels, which also makes small files."""
+    ax.imshow(image, interpolation="nearest")
 
 
 def _close(figure: Figure) -> Figure:

@@ -6,15 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import albumentations
+import numpy as np
 import torch
 import torchvision
 from torch import nn
 
 from eva_utils.checkpoint import save_checkpoint
+from eva_utils.history import History
 from eva_utils.images import ImageSet
 from eva_utils.plots import plot_history, plot_mistakes
 from eva_utils.predictions import Predictions
-from eva_utils.training import History
+from eva_utils.runtime import usable_cores
 
 FIGURES = ("accuracy_loss.png", "misclassified.png")
 
@@ -51,25 +54,24 @@ def save_run(
         "device": _device_name(next(model.parameters()).device),
         "versions": {
             "python": platform.python_version(),
+            "albumentations": albumentations.__version__,
+            "numpy": np.__version__,
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
         "history": asdict(history),
     }
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_checkpoint(folder / "weights.pt", weights)
     title = f"{network} on {test_set.name}"
-    figures = (
-        plot_history(history, title=title),
-        plot_mistakes(test_set, predictions, title=title),
-    )
-    for name, figure in zip(FIGURES, figures, strict=True):
-        figure.savefig(folder / name, dpi=100)
+    plot_history(history, title=title).savefig(folder / FIGURES[0], dpi=100)
+    if predictions.accuracy < 1:
+        plot_mistakes(test_set, predictions, title=title).savefig(folder / FIGURES[1], dpi=100)
     return record
 
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type}, {usable_cores()} cores"

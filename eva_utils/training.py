@@ -1,12 +1,11 @@
-"""The training loop, from top to bottom, and the history that it leaves."""
+"""The training loop, from top to bottom."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,81 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from eva_utils.checkpoint import load_checkpoint, save_checkpoint
+from eva_utils.history import HEADER, Evaluation, History
 from eva_utils.predictions import predict
 from eva_utils.progress import Progress
 from eva_utils.runtime import autocast, best_device, best_precision
-
-HEADER = "epoch  train loss      acc  test loss      acc         lr  seconds  images/s"
-
-
-class Evaluation(NamedTuple):
-    """Mean loss over all images, and the share that is predicted right (0 to 1)."""
-
-    loss: float
-    acc: float
-
-
-@dataclass(frozen=True)
-class History:
-    """What :func:`fit` measured: lists of one value an epoch.
-
-    Losses are means over images in nats, accuracies 0 to 1, ``lr`` the first parameter group's learning
-    rate of the epoch's last step, ``seconds`` the whole epoch's and ``images_per_second`` the training
-    pass's alone. The training values are those of the augmented images, seen while the weights moved.
-    """
-
-    train_loss: list[float] = field(default_factory=list)
-    train_acc: list[float] = field(default_factory=list)
-    test_loss: list[float] = field(default_factory=list)
-    test_acc: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    images_per_second: list[float] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.train_loss)
-
-    def __repr__(self) -> str:
-        last = f", last test accuracy {self.test_acc[-1]:.2%}" if len(self) else ""
-        return f"History({len(self)} epochs{last})"
-
-    def line(self, epoch: int) -> str:
-        """Return the line that :func:`fit` prints for ``epoch`` (from 0)."""
-        return (
-            f"{epoch + 1:5d}  {self.train_loss[epoch]:10.4f}  {self.train_acc[epoch]:7.2%}"
-            f"  {self.test_loss[epoch]:9.4f}  {self.test_acc[epoch]:7.2%}  {self.lr[epoch]:9.2e}"
-            f"  {self.seconds[epoch]:7.1f}  {self.images_per_second[epoch]:8,.0f}"
-        )
-
-    def append(
-        self, train: Evaluation, test: Evaluation, *, lr: float, seconds: float, images_per_second: float
-    ) -> None:
-        """Add the values of one more epoch."""
-        row = (train.loss, train.acc, test.loss, test.acc, lr, seconds, images_per_second)
-        for values, value in zip(vars(self).values(), row, strict=True):
-            values.append(value)
-
-    def save(self, path: str | Path) -> None:
-        """Write the lists to a JSON file."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "History":
-        """Return the history that :meth:`save` wrote. Raises ValueError if the file holds none."""
-        try:
-            return cls.from_lists(json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{str(path)!r} is no history ({error})") from error
-
-    @classmethod
-    def from_lists(cls, lists: dict[str, list[float]]) -> "History":
-        """Return the history of these lists. Raises ValueError for other names or unequal lengths."""
-        names = [f.name for f in fields(cls)]
-        if not isinstance(lists, dict) or sorted(lists) != sorted(names):
-            raise ValueError(f"expected the lists {', '.join(names)}, not {lists!r:.80}")
-        if len({len(values) for values in lists.values()}) != 1:
-            raise ValueError("the lists of a history have one value an epoch: these differ in length")
-        return cls(**{name: list(lists[name]) for name in names})
 
 
 def fit(
@@ -112,9 +40,9 @@ def fit(
     a mean over the batch. ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best
     at hand, and the first line printed says which. The model stays on the device, in channels-last layout.
 
-    With ``checkpoint`` the state is saved there after each epoch, and the same call goes on from it: a finished
-    run returns its history at once. Raises ValueError for arguments that do not fit and FloatingPointError as soon
-    as an epoch's loss is not finite.
+    With ``checkpoint`` the state is saved there after each epoch, and the same call goes on from it: a finished run
+    returns its history at once, and another network, recipe, seed or set of images is refused. Raises ValueError
+    for arguments that do not fit and FloatingPointError as soon as an epoch's loss is not finite.
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: expected 1 or more")
@@ -123,11 +51,13 @@ def fit(
     model.to(device, memory_format=torch.channels_last)
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    # a start at torch's 2**16 would overflow: a step would be skipped, and the scheduler would warn of it
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == "float16")
     state = {"model": model, "optimizer": optimizer, "scaler": scaler}
     if scheduler is not None:
         state["scheduler"] = scheduler
-    history = _resume(checkpoint, state)
+    run = _describe(model, train_loader, optimizer, scheduler, precision)
+    history = _resume(checkpoint, run, state)
     if len(history) > epochs:
         raise ValueError(
             f"{str(checkpoint)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
@@ -152,7 +82,7 @@ def fit(
             seconds=time.perf_counter() - start,
             images_per_second=len(train_loader.sampler) / (trained - start),
         )
-        _save(checkpoint, state, history)
+        _save(checkpoint, run, state, history)
         if verbose:
             print(history.line(epoch))
     return history
@@ -209,19 +139,47 @@ def _check_finite(loss: float, epoch: int, optimizer: torch.optim.Optimizer) -> 
         )
 
 
-def _save(path: str | Path | None, state: dict[str, Any], history: History) -> None:
+def _describe(
+    model: nn.Module,
+    train_loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    precision: str,
+) -> dict[str, str]:
+    """Return in words what makes a run another run: a checkpoint goes on with the same alone."""
+    groups = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
+    dataset = train_loader.dataset
+    return {
+        "network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
+        "images": repr(getattr(dataset, "image_set", f"{len(dataset):,} images")),
+        "policy": str(getattr(dataset, "transform", "")),
+        "batch size": str(train_loader.batch_size),
+        "seed": str(getattr(train_loader.sampler, "seed", None)),
+        "optimizer": f"{type(optimizer).__name__} {groups}",
+        "schedule": f"{type(scheduler).__name__}, {getattr(scheduler, 'total_steps', None)} steps",
+        "precision": precision,
+    }
+
+
+def _save(path: str | Path | None, run: dict[str, str], state: dict[str, Any], history: History) -> None:
     if path is not None:
         parts = {name: part.state_dict() for name, part in state.items()}
-        save_checkpoint(path, {**parts, "history": asdict(history)})
+        save_checkpoint(path, {**parts, "history": asdict(history), "run": run})
 
 
-def _resume(path: str | Path | None, state: dict[str, Any]) -> History:
+def _resume(path: str | Path | None, run: dict[str, str], state: dict[str, Any]) -> History:
     """Load the checkpoint, if there is one, into the parts of the run; return its history so far."""
     if path is None or not Path(path).exists():
         return History()
     saved = load_checkpoint(path)
-    if sorted(saved) != sorted([*state, "history"]):
-        raise ValueError(f"{str(path)!r} holds no checkpoint of such a run: name another file")
+    if sorted(saved) != sorted([*state, "history", "run"]):
+        raise ValueError(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
+    for name, value in run.items():
+        if saved["run"].get(name) != value:
+            raise ValueError(
+                f"{str(path)!r} is of another run, its {name} was {saved['run'].get(name)}, not {value}: delete it to "
+                "start afresh, or name another file"
+            )
     for name, part in state.items():
         part.load_state_dict(saved[name])
     return History.from_lists(saved["history"])

@@ -3,17 +3,13 @@
 Each policy maps ``image=`` uint8 (H, W, 3) to ``["image"]``, a float32 tensor (3, H, W).
 """
 
-import os
 from collections.abc import Sequence
-
-import numpy as np
-from torch import Tensor
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for news
 
 import albumentations as A
 import cv2
+import numpy as np
 from albumentations.pytorch import ToTensorV2
+from torch import Tensor
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)

@@ -4,7 +4,8 @@
     python notebooks/run.py full     all notebooks on CIFAR-10, in place, with weights, records and figures
     python notebooks/run.py stamp    the address in pyproject.toml into each setup cell and badge
 
-A full training that was cut goes on from runs/full/<network>/checkpoint.pt.
+A full training that was cut goes on from runs/full/<network>/checkpoint.pt, and a finished one is not repeated: delete
+that folder to train anew.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import json
 import os
 import re
 import shutil
+import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -24,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 DEMO = ROOT / "notebooks" / "04_dilated_net.ipynb"
 PIP = re.compile(r"(%pip install .* git\+)https://\S+")
+TITLE_RESULT = re.compile(r"\*\*[\d.]+%\*\* test accuracy at the last of \d+ epochs \([^)]*\)|not trained yet")
 BADGE = re.compile(r"(https://colab\.research\.google\.com/github)/[\w.-]+/[\w.-]+(/blob/)")
 
 
@@ -49,9 +53,9 @@ def run_demo(_: list[Path]) -> None:
     notebook = _execute(DEMO)
     nbformat.write(notebook, out / DEMO.name)
     page, _resources = HTMLExporter().from_notebook_node(notebook)
-    (out / DEMO.name).with_suffix(".html").write_text(page)
+    (out / DEMO.name).with_suffix(".html").write_text(page, encoding="utf-8")
     (record,) = out.glob("*/record.json")
-    print(f"test accuracy on the built-in shapes: {json.loads(record.read_text())['test_acc']:.2%}")
+    print(f"test accuracy on the built-in shapes: {json.loads(record.read_text(encoding='utf-8'))['test_acc']:.2%}")
     for path in sorted([*out.glob("*.*"), *out.glob("*/*.png")]):
         print(f"  {os.path.relpath(path)}")
 
@@ -61,9 +65,12 @@ def run_full(notebooks: list[Path]) -> None:
     os.environ.update(EVA_DEMO="0", EVA_SMOKE="0")
     for path in notebooks:
         print(f"executing {path.name}", flush=True)
-        nbformat.write(_execute(path), path)
+        started = time.time()
+        notebook = _execute(path)
         for record in sorted((ROOT / "runs" / "full").glob("*/record.json")):
-            _publish(record.parent)
+            if record.stat().st_mtime >= started:
+                _publish(record.parent, notebook)
+        nbformat.write(notebook, path)
 
 
 def _execute(path: Path) -> nbformat.NotebookNode:
@@ -89,18 +96,49 @@ def _execute(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def _publish(run: Path) -> None:
-    """Copy what the project ships of a run: its record, its weights and its figures."""
+def _publish(run: Path, notebook: nbformat.NotebookNode) -> None:
+    """Ship a run on CIFAR-10: its weights, record and figures, and its result where it is quoted."""
+    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    if not record["images"].startswith("CIFAR-10"):
+        print(f"  not shipped: a run on {record['images']}")
+        return
     shutil.copyfile(run / "record.json", ROOT / "results" / f"{run.name}.json")
     shutil.copyfile(run / "weights.pt", ROOT / "eva_utils" / "weights" / f"{run.name}.pt")
     for figure in run.glob("*.png"):
         prefix = "" if run.name == "dilated_net" else f"{run.name}_"
         shutil.copyfile(figure, ROOT / "images" / f"{prefix}{figure.name}")
+    title = notebook.cells[0]
+    title.source = TITLE_RESULT.sub(title_result(record), title.source)
+    readme = ROOT / "README.md"
+    row = re.compile(rf"^\| `{run.name}` \| .*$", re.MULTILINE)
+    readme.write_text(row.sub(table_row(record), readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def title_result(record: dict[str, Any]) -> str:
+    """Return how a notebook's title cell quotes its record."""
+    return (
+        f"**{record['test_acc']:.2%}** test accuracy at the last of {record['settings']['epochs']} epochs "
+        f"({record['images']})"
+    )
+
+
+def table_row(record: dict[str, Any]) -> str:
+    """Return how the README's table of results quotes a record."""
+    cells = (
+        f"`{record['network']}`",
+        f"{record['parameters']:,}",
+        str(record["settings"]["epochs"]),
+        f"{record['test_acc']:.2%}",
+        f"{record['history']['train_acc'][-1]:.2%}",
+        record["images"],
+        f"{record['device']}, {record['seconds'] / 60:.0f} minutes",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def stamp(notebooks: list[Path]) -> None:
     """Write the repository's address from pyproject.toml into the setup cells and badges."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     address = project["urls"]["repository"]
     for path in notebooks:
         notebook = nbformat.read(path, as_version=4)

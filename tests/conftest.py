@@ -1,16 +1,28 @@
 """What several test files need."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ["MPLBACKEND"] = "agg"
 
 import numpy as np
 import pytest
 
-from eva_utils.images import ImageSet, load_images
+from eva_utils.images import CIFAR10_CLASSES, ImageSet, load_images
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
 
-REAL_IMAGES = os.environ.get("EVA_DATA", "")
+REAL_IMAGES, REAL_NAME = os.environ.get("EVA_DATA", ""), os.environ.get("EVA_DATA_NAME")
+SCRIPT = Path(__file__).parent.parent / "notebooks" / "run.py"
+
+
+@pytest.fixture(scope="session")
+def run():
+    """notebooks/run.py, which is a script and no module of the package."""
+    spec = importlib.util.spec_from_file_location("run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +41,14 @@ def shapes() -> ImageSet:
 @pytest.fixture(scope="session")
 def real_images(tmp_path_factory) -> tuple[ImageSet, ImageSet]:
     """CIFAR-10 as EVA_DATA names it; the test skips where it names none."""
-    if not REAL_IMAGES or REAL_IMAGES == "shapes":
-        pytest.skip("EVA_DATA names no CIFAR-10 images")
+    if REAL_IMAGES in ("", "shapes", "cifar10"):  # the last would download it
+        pytest.skip("EVA_DATA names no folder of CIFAR-10 images")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return load_images(REAL_IMAGES)
+        train, test = load_images(REAL_IMAGES, name=REAL_NAME)
+    if train.classes != CIFAR10_CLASSES or len(train) != 50_000:
+        pytest.skip(f"EVA_DATA={REAL_IMAGES} are no CIFAR-10 images")
+    return train, test
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,18 @@ def test_images_stand_in_the_order_of_classes_and_names(pets):
 
 
 def test_a_name_for_the_results_can_be_given(pets, monkeypatch):
+    monkeypatch.setenv("EVA_DATA", str(pets))
     monkeypatch.setenv("EVA_DATA_NAME", "from the environment")
-    assert load_images(pets)[0].name == "from the environment"
+    assert load_images()[0].name == "from the environment"
+    assert load_images(pets)[0].name == "pets"
     assert load_images(pets, name="given")[0].name == "given"
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(pets, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EVA_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="could not be kept .*set EVA_CACHE to a folder that can be written"):
+        assert len(load_images(pets)[0]) == 6
 
 
 def test_the_second_time_nothing_is_decoded(pets, monkeypatch):

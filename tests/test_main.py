@@ -4,11 +4,12 @@ import sys
 
 import pytest
 
-from eva_utils.__main__ import main
+from eva_utils.__main__ import RECIPES, main
 from eva_utils.images import load_images
+from eva_utils.models import NETWORKS
 
 
-@pytest.mark.parametrize("network", ["dilated_net", "dilated_separable_net"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_a_training_from_the_shell(network, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("EVA_SMOKE", "1")
     arguments = ["train", "--network", network, "--images", "shapes", "--out", str(tmp_path / "run")]
@@ -19,6 +20,29 @@ def test_a_training_from_the_shell(network, tmp_path, monkeypatch, capsys):
     assert record["settings"] == {"epochs": 1, "batch_size": 64, "lr": 0.02, "seed": 3}
     assert (record["network"], record["train_images"]) == (network, len(load_images("shapes")[0]))
     assert f"test accuracy on shapes: {record['test_acc']:.2%}" in capsys.readouterr().out
+
+
+def test_every_network_has_a_recipe():
+    assert set(RECIPES) == set(NETWORKS)
+
+
+def test_the_same_folder_for_another_run_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVA_SMOKE", "1")
+    arguments = ["train", "--images", "shapes", "--out", str(tmp_path), "--epochs", "1"]
+    assert main(arguments) == 0
+    before = (tmp_path / "record.json").read_text()
+    for other, name in (
+        ("--lr", "optimizer"),
+        ("--seed", "seed"),
+        ("--batch-size", "batch size"),
+        ("--hold-out", "images"),
+    ):
+        assert main([*arguments, other, "10"]) == 1
+        assert f"is of another run, its {name} was" in capsys.readouterr().err
+    assert main([*arguments, "--network", "dilated_separable_net"]) == 1
+    assert "its network was DilatedNet, 98,180 parameters, not DilatedSeparableNet" in capsys.readouterr().err
+    assert (tmp_path / "record.json").read_text() == before
+    assert main(arguments) == 0
 
 
 def test_hyperparameters_are_chosen_on_held_back_images(tmp_path, monkeypatch):

@@ -98,3 +98,16 @@ def test_one_cycle_rises_from_each_groups_lr_and_falls_to_nought():
     assert first[0] == pytest.approx(0.1 / 25)
     assert 0 <= first[-1] < 1e-6
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+
+
+def test_short_schedules_work_or_are_refused():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    for total, warmup in ((1, 0.1), (2, 0.1), (3, 0.0), (5, 0.2), (10, 0.1)):
+        scheduler = one_cycle(optimizer, total, warmup=warmup)
+        for _ in range(total):
+            optimizer.step()
+            scheduler.step()
+    with pytest.raises(ValueError, match="total_steps=0: expected 1 or more"):
+        one_cycle(optimizer, 0)
+    with pytest.raises(ValueError, match="warmup=1: expected a share of the steps"):
+        one_cycle(optimizer, 10, warmup=1)

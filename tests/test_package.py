@@ -44,3 +44,15 @@ def test_the_placeholder_for_the_repositorys_address_is_plainly_one_or_gone():
     address = PROJECT["urls"]["repository"]
     assert address.startswith("https://github.com/")
     assert address.count("/") == 4
+    assert "/OWNER/" in address or "owner" not in address.lower()
+
+
+def test_importing_does_not_ask_the_network():
+    program = (
+        "import os, urllib.request; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)\n"
+        "def refuse(*_, **__): raise SystemExit('asked the network')\n"
+        "urllib.request.OpenerDirector.open = refuse\n"
+        "import eva_utils.loaders"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
+from eva_utils.history import Evaluation, History
 from eva_utils.plots import plot_augmentations, plot_history, plot_mistakes, plot_samples
 from eva_utils.predictions import Predictions
-from eva_utils.training import Evaluation, History
 from eva_utils.transforms import course_policy
 
 
@@ -99,6 +99,9 @@ def test_mistakes_come_worst_first_with_classes_and_probability(shapes, predicti
 def test_mistakes_of_another_set_or_none_are_refused(shapes, predictions):
     with pytest.raises(ValueError, match=r"60 predictions of .* 10 images .*: predict the same images"):
         plot_mistakes(shapes.subset(np.arange(10)), predictions)
+    wide = Predictions(torch.randn(60, 12), predictions.labels)
+    with pytest.raises(ValueError, match=r"predictions of 12 classes, .*: build the network with num_classes=10"):
+        plot_mistakes(shapes, wide)
     perfect = Predictions(torch.eye(10)[predictions.labels], predictions.labels)
     with pytest.raises(ValueError, match="no image is predicted wrong"):
         plot_mistakes(shapes, perfect)
@@ -113,11 +116,12 @@ def test_samples_stand_in_rows_of_their_classes(shapes):
 
 
 def test_augmentations_stand_beside_their_original(shapes):
-    policy = course_policy()
+    policy = course_policy(affine=1)
     generator = policy.random_generator
     axes = plot_augmentations(shapes, policy, count=2, views=3).axes
     assert len(axes) == 8
-    assert np.array_equal(axes[4].images[0].get_array(), shapes.images[1])
+    assert np.array_equal(axes[0].images[0].get_array(), shapes.images[0])
+    assert np.array_equal(axes[4].images[0].get_array(), shapes.images[-1])
     views = {ax.images[0].get_array().tobytes() for ax in axes[4:]}
     assert len(views) == 4
     assert policy.random_generator is generator

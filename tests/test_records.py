@@ -3,12 +3,30 @@ import json
 import torch
 from PIL import Image
 
+from eva_utils.history import Evaluation, History
 from eva_utils.loaders import make_loader
 from eva_utils.models import build_network
-from eva_utils.predictions import predict
+from eva_utils.predictions import Predictions, predict
 from eva_utils.records import FIGURES, save_run
-from eva_utils.training import Evaluation, History
 from eva_utils.transforms import eval_policy
+
+
+def test_a_perfect_run_is_kept_too(shapes, tmp_path):
+    history = History()
+    history.append(Evaluation(0.0, 1.0), Evaluation(0.0, 1.0), lr=0.1, seconds=3.0, images_per_second=40.0)
+    labels = torch.from_numpy(shapes.labels)
+    record = save_run(
+        tmp_path,
+        network="dilated_net",
+        model=build_network("dilated_net"),
+        train_set=shapes,
+        test_set=shapes,
+        history=history,
+        predictions=Predictions(torch.eye(10)[labels] * 9, labels),
+        settings={},
+    )
+    assert record["test_acc"] == 1
+    assert not (tmp_path / "misclassified.png").exists()
 
 
 def test_a_run_is_kept_whole(shapes, tmp_path):

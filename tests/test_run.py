@@ -1,20 +1,7 @@
 """notebooks/run.py, which is a script and no module of the package."""
 
-import importlib.util
-from pathlib import Path
-
 import nbformat
 import pytest
-
-SCRIPT = Path(__file__).parent.parent / "notebooks" / "run.py"
-
-
-@pytest.fixture(scope="module")
-def run():
-    spec = importlib.util.spec_from_file_location("run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_an_address_is_stamped_everywhere_and_can_be_stamped_again(run):

@@ -7,11 +7,11 @@ from torch import nn
 from eva_utils.models import NETWORKS, build_network
 from eva_utils.summary import summary
 
-TABLES = Path(__file__).parent / "tables"  # as the two documents print them
+TABLES = Path(__file__).parent / "tables"  # as the networks were published with
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_table_is_the_documents_character_for_character(name, capsys):
+def test_the_table_is_the_published_one_character_for_character(name, capsys):
     returned = summary(build_network(name))
     assert returned == (TABLES / f"{name}.txt").read_text()
     assert capsys.readouterr().out == returned

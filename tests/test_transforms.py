@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from eva_utils import transforms
 from eva_utils.loaders import augment
 from eva_utils.transforms import CIFAR10_MEAN, CIFAR10_STD, course_policy, crop_policy, denormalize, eval_policy
 
@@ -88,7 +87,3 @@ def test_every_argument_of_the_transforms_is_a_current_one():
             assert set(step.get_transform_init_args()) <= set(inspect.signature(type(step)).parameters)
     with pytest.raises(UserWarning, match="not valid"):
         A.CoarseDropout(max_holes=1)
-
-
-def test_importing_does_not_ask_the_network():
-    assert transforms.os.environ["NO_ALBUMENTATIONS_UPDATE"]

@@ -9,26 +9,28 @@ from torch import nn
 from eva_utils.models.dilated_net import DilatedNet
 from eva_utils.models.dilated_separable_net import DilatedSeparableNet
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dilated_net": DilatedNet,
     "dilated_separable_net": DilatedSeparableNet,
 }
 
 
-def build_network(name: str) -> nn.Module:
+def build_network(name: str, *, num_classes: int = 10) -> nn.Module:
     """Return a new, untrained network of :data:`NETWORKS`, or raise ValueError naming the choices."""
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}: choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[name]()
+    return NETWORKS[name](num_classes=num_classes)
 
 
 def load_pretrained(name: str) -> nn.Module:
     """Return a network of :data:`NETWORKS` in eval mode, on the CPU, with its shipped weights.
 
     The weights were trained by the notebook of that network; ``results/<name>.json`` is the record.
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name and FileNotFoundError for a network that has not been trained yet.
     """
     model = build_network(name)
     with resources.as_file(resources.files("eva_utils") / "weights" / f"{name}.pt") as path:
+        if not path.is_file():
+            raise FileNotFoundError(f"no weights of {name!r} are shipped yet: train it with its notebook")
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.eval()

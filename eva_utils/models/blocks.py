@@ -44,7 +44,7 @@ def conv(
 
 
 def conv_relu_norm(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Return a 3x3 convolution, ReLU and batch normalisation: the first document's order."""
+    """Return a 3x3 convolution, ReLU and batch normalisation, the order of DilatedNet."""
     return nn.Sequential(
         conv(in_channels, out_channels, stride=stride, dilation=dilation),
         nn.ReLU(),
@@ -60,7 +60,7 @@ def conv_norm_relu(
     dilation: int = 1,
     padding: int | None = None,
 ) -> nn.Sequential:
-    """Return a 3x3 convolution, batch normalisation and ReLU: the second document's order."""
+    """Return a 3x3 convolution, batch normalisation and ReLU, the order of DilatedSeparableNet."""
     return nn.Sequential(
         conv(in_channels, out_channels, stride=stride, dilation=dilation, padding=padding),
         nn.BatchNorm2d(out_channels),
@@ -83,10 +83,10 @@ def separable_relu_norm(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-class depthwise_separable_conv(nn.Module):  # noqa: N801 - the second document's table prints this name
+class depthwise_separable_conv(nn.Module):  # noqa: N801 - the published table of its network prints this name
     """A depthwise 3x3 and a pointwise 1x1 convolution, both with bias.
 
-    It is a module of its own, not a sequence, because the second document's table gives it a row.
+    It is a module of its own, not a sequence, because the published table of DilatedSeparableNet gives it a row.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

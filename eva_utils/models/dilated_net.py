@@ -1,8 +1,8 @@
-"""The first document's network: strided dilated convolutions instead of max pooling.
+"""A published answer to the course's assignment: strided dilated convolutions instead of max pooling.
 
 98,180 parameters, 11.2 million multiply-adds, receptive field 101 before the pooling, blocks in the order
-convolution, ReLU, normalisation. The table fixes channels, kernels and strides; the three layers that
-halve the size and one layer at 8x8 are dilated by 2, as the document's text asks.
+convolution, ReLU, normalisation. Its published table fixes channels, kernels and strides; the three layers that
+halve the size and one layer at 8x8 are dilated by 2, as its text asks.
 """
 
 from torch import Tensor, nn

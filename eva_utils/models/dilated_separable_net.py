@@ -1,4 +1,4 @@
-"""The second document's network: dilated, strided, depthwise separable and unpadded convolutions.
+"""Another published answer: dilated, strided, depthwise separable and unpadded convolutions.
 
 175,696 parameters, 18.6 million multiply-adds, receptive field 71 before the pooling, blocks in the order
 convolution, normalisation, ReLU. The two layers that halve the size are dilated by 2; the last two 3x3

@@ -1,0 +1,78 @@
+"""What a training measured, epoch by epoch."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+HEADER = "epoch  train loss      acc  test loss      acc         lr  seconds  images/s"
+
+
+class Evaluation(NamedTuple):
+    """Mean loss over all images, and the share that is predicted right (0 to 1)."""
+
+    loss: float
+    acc: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What a training measured: lists of one value an epoch.
+
+    Losses are means over images in nats, accuracies 0 to 1, ``lr`` the first parameter group's learning
+    rate of the epoch's last step, ``seconds`` the whole epoch's and ``images_per_second`` the training
+    pass's alone. The training values are those of the augmented images, seen while the weights moved.
+    """
+
+    train_loss: list[float] = field(default_factory=list)
+    train_acc: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_acc: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    images_per_second: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.train_loss)
+
+    def __repr__(self) -> str:
+        last = f", last test accuracy {self.test_acc[-1]:.2%}" if len(self) else ""
+        return f"History({len(self)} epochs{last})"
+
+    def line(self, epoch: int) -> str:
+        """Return the line that ``fit`` prints for ``epoch`` (from 0)."""
+        return (
+            f"{epoch + 1:5d}  {self.train_loss[epoch]:10.4f}  {self.train_acc[epoch]:7.2%}"
+            f"  {self.test_loss[epoch]:9.4f}  {self.test_acc[epoch]:7.2%}  {self.lr[epoch]:9.2e}"
+            f"  {self.seconds[epoch]:7.1f}  {self.images_per_second[epoch]:8,.0f}"
+        )
+
+    def append(
+        self, train: Evaluation, test: Evaluation, *, lr: float, seconds: float, images_per_second: float
+    ) -> None:
+        """Add the values of one more epoch."""
+        row = (train.loss, train.acc, test.loss, test.acc, lr, seconds, images_per_second)
+        for values, value in zip(vars(self).values(), row, strict=True):
+            values.append(value)
+
+    def save(self, path: str | Path) -> None:
+        """Write the lists to a JSON file."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "History":
+        """Return the history that :meth:`save` wrote. Raises ValueError if the file holds none."""
+        try:
+            return cls.from_lists(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{str(path)!r} is no history ({error})") from error
+
+    @classmethod
+    def from_lists(cls, lists: dict[str, list[float]]) -> "History":
+        """Return the history of these lists. Raises ValueError for other names or unequal lengths."""
+        names = [f.name for f in fields(cls)]
+        if not isinstance(lists, dict) or sorted(lists) != sorted(names):
+            raise ValueError(f"expected the lists {', '.join(names)}, not {lists!r:.80}")
+        if len({len(values) for values in lists.values()}) != 1:
+            raise ValueError("the lists of a history have one value an epoch: these differ in length")
+        return cls(**{name: list(lists[name]) for name in names})
