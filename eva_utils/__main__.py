@@ -26,7 +26,7 @@ def sgd_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 def muon_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     """Return the optimizer of notebook 05."""
     groups = muon_groups(model, lr=lr, sgd_lr=4 * lr, weight_decay=0.01, sgd_weight_decay=5e-4)
-    return Muon(groups, momentum=0.6)
+    return Muon(groups, momentum=0.9)
 
 
 # The recipes of the notebooks: epochs, batch size, highest lr, share of warm-up, optimizer and augmentation.
@@ -40,12 +40,12 @@ RECIPES = {
         "policy": lambda: course_policy(affine=0.5, shift=0.1, scale=0.1, rotate=10, dropout=0.1),
     },
     "dilated_separable_net": {
-        "epochs": 30,
+        "epochs": 100,
         "batch_size": 256,
         "lr": 0.05,
-        "warmup": 0.2,
+        "warmup": 0.1,
         "optimizer": muon_recipe,
-        "policy": lambda: crop_policy(padding=4, dropout=0.1),
+        "policy": lambda: crop_policy(padding=4, dropout=0.25),
     },
 }
 

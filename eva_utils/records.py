@@ -74,4 +74,5 @@ def save_run(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {usable_cores()} cores"
+    cores = usable_cores()
+    return f"{device.type}, {cores} core{'s' if cores > 1 else ''}"
