@@ -8,14 +8,19 @@ import torch
 import torchsummary
 from torch import nn
 
+from eva_utils.dataflow import trace_dataflow
+from eva_utils.fields import follow
+from eva_utils.receptive_field import format_sizes
 
-def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32)) -> str:
+
+def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32), *, receptive_field: bool = False) -> str:
     """Print and return torchsummary's table of the model's layers, output shapes and parameters.
 
     ``input_size`` is one image's (channels, height, width). The table is made from a copy of the model on the CPU, in
     eval mode, so that the model, its mode, its BatchNorm statistics, its hooks and the random state stay as they were,
     on whatever device it is, also if the forward pass fails. As in torchsummary, layers stand in the order in
-    which they ran and sequences have no row.
+    which they ran and sequences have no row. ``receptive_field=True`` adds a column with each row's receptive field
+    in pixels, as :func:`receptive_field` computes it.
     """
     clone = copy.deepcopy(model).to("cpu").float().eval()
     table = io.StringIO()
@@ -25,5 +30,34 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32)) ->
         contextlib.redirect_stdout(table),
     ):
         torchsummary.summary(clone, input_size, device="cpu")
-    print(table.getvalue(), end="")
-    return table.getvalue()
+    text = table.getvalue()
+    if receptive_field:
+        text = _with_fields(text, _fields(clone, input_size))
+    print(text, end="")
+    return text
+
+
+def _fields(model: nn.Module, input_size: tuple[int, int, int]) -> list[str]:
+    """Return the receptive field of each module that torchsummary gives a row, in its order."""
+    flow = trace_dataflow(model, input_size)
+    views = follow(flow)
+    return [
+        format_sizes(views[call.outputs[0]].sizes) if call.outputs else "-"
+        for call in flow.calls
+        if not isinstance(call.module, nn.Sequential | nn.ModuleList)
+    ]
+
+
+def _with_fields(table: str, fields: list[str]) -> str:
+    """Return torchsummary's table with one more column."""
+    title = "Receptive Field"
+    lines, rows = [], iter(fields)
+    for number, line in enumerate(table.splitlines()):
+        if number == 1:
+            line = f"{line:<64}  {title}"
+        elif set(line) in ({"-"}, {"="}):
+            line += line[0] * (2 + len(title))
+        elif line.endswith(tuple("0123456789")) and line.count("[") == 1:
+            line = f"{line:<64}  {next(rows):>{len(title)}}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"

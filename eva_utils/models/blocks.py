@@ -6,26 +6,7 @@ stays at stride 1 and an even size is halved at stride 2. Blocks map (N, in_chan
 (N, out_channels, H', W').
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class Conv2d(nn.Conv2d):
-    """torch's convolution, and quicker where the stride equals the dilation.
-
-    A 3x3 kernel with stride 2, dilation 2 and padding 2 reads only the pixels in even rows and columns. The same
-    sums come from a plain 3x3 convolution with padding 1 over these pixels alone, for which every
-    device has a fast path, forwards and backwards.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        step, padding = self.dilation[0], self.padding[0]
-        square = {step} == {*self.stride, *self.dilation} and {padding} == {*self.padding}
-        if step == 1 or not square or padding % step or self.padding_mode != "zeros":
-            return super().forward(x)
-        x = x[:, :, ::step, ::step]  # (N, in_channels, ceil(H / step), ceil(W / step))
-        return F.conv2d(x, self.weight, self.bias, 1, padding // step, 1, self.groups)
 
 
 def conv(
@@ -36,11 +17,11 @@ def conv(
     stride: int = 1,
     dilation: int = 1,
     padding: int | None = None,
-) -> Conv2d:
+) -> nn.Conv2d:
     """Return a convolution without bias that keeps the size at stride 1 and halves it at stride 2."""
     if padding is None:
         padding = dilation * (kernel_size - 1) // 2
-    return Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
 
 
 def conv_relu_norm(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:

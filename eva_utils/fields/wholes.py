@@ -1,0 +1,76 @@
+"""Rules for operations whose units read the whole map: means, matrix products, attention, statistics."""
+
+from dataclasses import replace
+
+from eva_utils.dataflow import Operation, Value
+from eva_utils.fields.view import (
+    Part,
+    View,
+    Views,
+    as_dim,
+    chosen_dims,
+    collapse,
+    length,
+    path_name,
+    source,
+    with_paths,
+)
+
+
+def reduce(operation: Operation, views: Views) -> list[View]:
+    """Means, sums and the like over whole dimensions."""
+    view = source(operation, views)
+    gone = set(chosen_dims(operation, view))
+    keep = operation.arguments.get("keepdim", False)
+    result = collapse(view, [part for number in gone for part in view.dims[number]], operation)
+    dims = [
+        tuple(Part(1, part.axis) for part in dim[:1]) if number in gone else dim
+        for number, dim in enumerate(view.dims)
+        if keep or number not in gone
+    ]
+    dims = [tuple(part for part in dim if part.size > 1 or part.axis is not None) for dim in dims]
+    return [replace(result, dims=tuple(dims))] * len(operation.outputs)
+
+
+def multiply(operation: Operation, views: Views) -> list[View]:
+    """Matrix products: the sum over one dimension of each factor."""
+    names = ("mat1", "mat2") if "mat1" in operation.arguments else ("self", "mat2")
+    names = ("batch1", "batch2") if "batch1" in operation.arguments else names
+    left, right = (operation.arguments[name] for name in names)
+    if not all(isinstance(factor, Value) for factor in (left, right)):
+        value, number = (left, -1) if isinstance(left, Value) else (right, -2)
+        view = replace(views[value], joined=1)
+        result = collapse(view, list(view.dims[number]), operation)
+        dims = list(view.dims)
+        dims[number] = as_dim(operation.outputs[0].shape[number])
+        return [replace(result, dims=tuple(dims))]
+    a, b = views[left], views[right]
+    rows, columns = a.dims[-2], b.dims[-1]
+    whole = any(view.spread(number) for view, number in ((a, -1), (b, -2), (b, -1)))
+    if not a.spread(-2) and whole:
+        raise ValueError("both factors of the product come from the map")
+    plain = as_dim(length(columns))
+    result = replace(a, dims=(*a.dims[:-2], rows, plain), joined=1)
+    return [replace(result, paths=with_paths(a.paths + b.paths, [path_name(operation)] if whole else []))]
+
+
+def attention(operation: Operation, views: Views) -> list[View]:
+    query, key, value = (views[operation.arguments[name]] for name in ("query", "key", "value"))
+    whole = [path_name(operation)] if key.spread(-2) or value.spread(-2) else []
+    result = replace(query, joined=1, paths=with_paths(query.paths + key.paths + value.paths, whole))
+    return [replace(result, dims=(*query.dims[:-1], as_dim(operation.outputs[0].shape[-1])))]
+
+
+def normalize(operation: Operation, views: Views) -> list[View]:
+    """Normalisations and softmax: pointwise, but for statistics over the map."""
+    view, args = source(operation, views), operation.arguments
+    if "normalized_shape" in args:
+        over = range(-len(args["normalized_shape"]), 0)
+    elif "softmax" in operation.name:
+        over = [args["dim"]]
+    elif "batch_norm" in operation.name and not args.get("training", False):
+        over = []
+    else:
+        over = range(2, len(view.dims))
+    whole = [path_name(operation)] if any(view.spread(number) for number in over) else []
+    return [replace(view, paths=with_paths(view.paths, whole))]

@@ -1,0 +1,245 @@
+"""Receptive fields, computed from the network itself: which pixels can change a unit, and which do.
+
+Every operation says which units of its input each unit of its output reads. Followed back to the image that is an
+interval of pixels on each axis; its length is the receptive field. Padding counts as image, as is the custom, so a
+field may be larger than the image.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from eva_utils.dataflow import Operation, trace_dataflow
+from eva_utils.fields import WINDOWS, View, follow
+
+
+@dataclass(frozen=True)
+class LayerField:
+    """What the units of one layer see, on each axis: (height, width), in pixels of the image.
+
+    ``jump`` is the distance of neighbouring units (the effective stride), ``start`` the centre of the first unit's
+    field, where the centre of the first pixel is 0. ``note`` says where paths join, where the map is pooled and
+    which operations let the whole map in.
+    """
+
+    name: str
+    kind: str
+    output_size: tuple[int, ...]
+    receptive_field: tuple[int, ...]
+    jump: tuple[float, ...]
+    start: tuple[float, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The receptive fields of a network: a row for each layer that changes one, in the order in which they ran.
+
+    ``before_pooling`` is the field of the last map before it is pooled to one unit, ``after_pooling`` that of the
+    output; they are equal where nothing is pooled. ``global_paths`` names the operations by which the whole map gets
+    in by the side: with them, every unit depends on every pixel besides.
+    """
+
+    rows: tuple[LayerField, ...]
+    before_pooling: tuple[int, ...]
+    after_pooling: tuple[int, ...]
+    global_paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [("layer", "kind", "output", "field", "jump", "start", "")]
+        for row in self.rows:
+            numbers = (row.output_size, row.receptive_field, row.jump, row.start)
+            lines.append((row.name, row.kind, *map(format_sizes, numbers), row.note))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        aligned = [
+            "  ".join(
+                text.rjust(width) if 2 <= number <= 5 else text.ljust(width)
+                for number, (text, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        total = f"receptive field {format_sizes(self.before_pooling)}"
+        if self.after_pooling != self.before_pooling:
+            total += f" before the global pooling, {format_sizes(self.after_pooling)} after it"
+        sides = [f"the whole map also gets in through {', '.join(self.global_paths)}"] if self.global_paths else []
+        return "\n".join([*aligned, total, *sides])
+
+
+def format_sizes(sizes: Sequence[float]) -> str:
+    """Return "7" for (7, 7) and "7x3" for (7, 3)."""
+    return f"{sizes[0]:g}" if len(set(sizes)) == 1 else "x".join(f"{size:g}" for size in sizes)
+
+
+def receptive_field(model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32)) -> ReceptiveField:
+    """Compute what each layer's units see of an image of ``input_size`` (channels, height, width).
+
+    The model is run once, as a copy, and stays as it is. Right for ordinary, strided, dilated, grouped and transposed
+    convolutions, poolings, upsampling by whole factors, and paths that join; see Araujo et al. 2019 for the
+    arithmetic. Raises ValueError naming the operation for what it cannot judge.
+    """
+    flow = trace_dataflow(model, input_size)
+    views = follow(flow)
+    rows = []
+    for operation in flow.operations:
+        view = views.get(operation.outputs[0])
+        if view is not None and _is_layer(operation, view, [views[value] for value in operation.inputs]):
+            rows.append(_row(operation, view, views[operation.inputs[0]]))
+    ends = [views[value] for value in flow.outputs]
+    return ReceptiveField(
+        tuple(rows),
+        tuple(max(sizes) for sizes in zip(*(view.before or view.sizes for view in ends), strict=True)),
+        tuple(max(sizes) for sizes in zip(*(view.sizes for view in ends), strict=True)),
+        tuple(dict.fromkeys(path for view in ends for path in view.paths)),
+    )
+
+
+def _is_layer(operation: Operation, view: View, inputs: list[View]) -> bool:
+    """Tell whether an operation deserves a row: it mixes positions, or several paths meet in it."""
+    if operation.name in WINDOWS or view.joined > 1 or set(view.paths) - {p for v in inputs for p in v.paths}:
+        return True
+    return any(view.axes != other.axes for other in inputs) and operation.name != "slice"
+
+
+def _row(operation: Operation, view: View, source: View) -> LayerField:
+    notes = []
+    if view.joined > 1:
+        notes.append(f"largest of {view.joined} paths")
+    if view.before is not None and source.before is None:
+        notes.append(f"global pooling: {format_sizes(view.before)} before")
+    if new := [path for path in view.paths if path not in source.paths]:
+        notes.append(f"global path: {', '.join(new)}")
+    lengths = {part.axis: part.size for dim in view.dims for part in dim if part.axis is not None}
+    return LayerField(
+        name=operation.module,
+        kind=operation.kind,
+        output_size=tuple(lengths.get(axis, 1) for axis in range(len(view.axes))),
+        receptive_field=view.sizes,
+        jump=tuple(axis.jump for axis in view.axes),
+        start=tuple(axis.start for axis in view.axes),
+        note="; ".join(notes),
+    )
+
+
+def measure_receptive_field(
+    model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32), layer: str | None = None
+) -> tuple[int, ...]:
+    """Measure, on each axis, how far apart the pixels are that change the centre unit of a layer.
+
+    ``layer`` is a module's name, by default that of the last map before the global pooling. The gradient is taken in a
+    copy of the model in which nothing can cancel or saturate: small positive weights and inputs, averages in place of
+    maxima, batch normalisations that change nothing; layer, group and instance normalisations, which see the
+    whole map, are left out. The field is cut off at the border of the image: ``input_size`` (channels, height,
+    width) has to be about twice as large to see all of it.
+    """
+    clone = copy.deepcopy(model).to("cpu").double().eval()
+    for module in list(clone.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm | nn.LayerNorm | nn.modules.instancenorm._InstanceNorm):
+                setattr(module, name, nn.Identity())
+    for module in clone.modules():
+        _make_positive(module)
+    with _AverageForMaximum():
+        pixels = _unit_gradient(clone, torch.ones(1, *input_size, dtype=torch.float64), layer)
+    sizes = []
+    for axis in range(pixels.ndim):
+        others = [number for number in range(pixels.ndim) if number != axis]
+        touched = (pixels.sum(dim=others) if others else pixels).nonzero().flatten()
+        sizes.append(int(touched[-1] - touched[0] + 1) if len(touched) else 0)
+    return tuple(sizes)
+
+
+def effective_receptive_field(model: nn.Module, images: Tensor, layer: str | None = None) -> np.ndarray:
+    """Return how much each pixel really changes the centre unit of a layer: (H, W), the largest value 1.
+
+    That is the size of the gradient of the unit, all channels summed, with respect to the pixels, averaged over
+    ``images``, which are normalised (N, C, H, W); see Luo et al. 2016. ``layer`` is a module's name, by default
+    that of the last map before the global pooling. The model stays as it is.
+    """
+    clone = copy.deepcopy(model).to(images.device).float().eval()
+    pixels = _unit_gradient(clone, images.float(), layer).float().cpu().numpy()
+    return pixels / max(pixels.max(), np.finfo(np.float32).tiny)
+
+
+def _unit_gradient(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
+    """Return the size of the gradient of a layer's centre unit: (H, W), summed over images and channels."""
+    if layer is None:
+        layer = _last_map(model, tuple(images.shape[1:]))
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
+    outputs: list[Tensor] = []
+    modules[layer].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        model(images)
+        if not outputs or outputs[-1].ndim != images.ndim:
+            raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
+        output = outputs[-1]
+        centre = (slice(None), slice(None), *(size // 2 for size in output.shape[2:]))
+        (gradient,) = torch.autograd.grad(output[centre].sum(), images)
+    return gradient.abs().sum(dim=(0, 1))
+
+
+def _last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
+    """Return the name of the module that gives the last map before the global pooling."""
+    flow = trace_dataflow(model, input_size)
+    views = follow(flow)
+    for call in reversed(flow.calls):
+        view = views[call.outputs[0]] if call.outputs else None
+        if view is not None and len(view.dims) == len(input_size) + 1 and all(axis.step > 0 for axis in view.axes):
+            return call.path
+    raise ValueError("no module of the network gives a map of the image: name a layer")
+
+
+def _make_positive(module: nn.Module) -> None:
+    """Set the weights so that every path counts, none cancels, and residual sums stay small."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            value = float(name == "weight")
+        else:
+            value = 0.1 / max(1, parameter[0].numel()) if parameter.ndim > 1 else 0.0
+        nn.init.constant_(parameter, value)
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.reset_running_stats()
+
+
+class _AverageForMaximum(TorchFunctionMode):
+    """Let every max pooling take the average of its window, so that all of it counts."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__.strip("_") in ("max_pool1d", "max_pool2d", "max_pool3d"):
+            return _average_pool(func(*args, **kwargs).shape, *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _average_pool(
+    shape: torch.Size,
+    images: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    **_: bool,
+) -> Tensor:
+    """Return the averages over the windows of a max pooling whose output has this ``shape``."""
+    count = images.ndim - 2
+    kernel, padding, dilation = (
+        [value] * count if isinstance(value, int) else list(value) for value in (kernel_size, padding, dilation)
+    )
+    stride = kernel if not stride else [stride] * count if isinstance(stride, int) else list(stride)
+    pads = [
+        amount for before, step in zip(padding[::-1], stride[::-1], strict=True) for amount in (before, before + step)
+    ]
+    weight = images.new_full((images.shape[1], 1, *kernel), 1 / math.prod(kernel))
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[count - 1]
+    result = convolve(F.pad(images, pads), weight, None, stride, 0, dilation, images.shape[1])
+    return result[tuple(slice(size) for size in shape)]  # more rows than in ceil_mode are cut off
