@@ -139,6 +139,16 @@ def measure_receptive_field(
     whole map, are left out. The field is cut off at the border of the image: ``input_size`` (channels, height,
     width) has to be about twice as large to see all of it.
     """
+    return tuple(last - first + 1 for first, last in touched_pixels(model, input_size, layer))
+
+
+def touched_pixels(
+    model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32), layer: str | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Return, for each axis, the first and the last pixel that change the centre unit of a layer.
+
+    It is measured as in :func:`measure_receptive_field`. Raises ValueError if no pixel does.
+    """
     clone = copy.deepcopy(model).to("cpu").double().eval()
     for module in list(clone.modules()):
         for name, child in module.named_children():
@@ -148,12 +158,10 @@ def measure_receptive_field(
         _make_positive(module)
     with _AverageForMaximum():
         pixels = _unit_gradient(clone, torch.ones(1, *input_size, dtype=torch.float64), layer)
-    sizes = []
-    for axis in range(pixels.ndim):
-        others = [number for number in range(pixels.ndim) if number != axis]
-        touched = (pixels.sum(dim=others) if others else pixels).nonzero().flatten()
-        sizes.append(int(touched[-1] - touched[0] + 1) if len(touched) else 0)
-    return tuple(sizes)
+    where = pixels.nonzero()
+    if not len(where):
+        raise ValueError("no pixel changes the unit: does the layer depend on the image?")
+    return tuple(zip(where.amin(dim=0).tolist(), where.amax(dim=0).tolist(), strict=True))
 
 
 def effective_receptive_field(model: nn.Module, images: Tensor, layer: str | None = None) -> np.ndarray:
@@ -200,12 +208,12 @@ def _last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
 
 
 def _make_positive(module: nn.Module) -> None:
-    """Set the weights so that every path counts, none cancels, and residual sums stay small."""
+    """Set the weights so that every path counts, none cancels or is multiplied by 0, and residual sums stay small."""
     for name, parameter in module.named_parameters(recurse=False):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            value = float(name == "weight")
+        if parameter.ndim > 1:
+            value = 0.1 / max(1, parameter[0].numel())
         else:
-            value = 0.1 / max(1, parameter[0].numel()) if parameter.ndim > 1 else 0.0
+            value = 1.0 if name == "weight" else 0.1
         nn.init.constant_(parameter, value)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.reset_running_stats()
