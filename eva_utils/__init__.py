@@ -4,7 +4,9 @@ import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import, albumentations would ask the network for news
 
+from eva_utils.assignment import AssignmentCheck, check_assignment
 from eva_utils.checkpoint import load_checkpoint, save_checkpoint
+from eva_utils.grad_cam import grad_cam
 from eva_utils.history import Evaluation, History
 from eva_utils.images import (
     CIFAR10_CLASSES,
@@ -23,8 +25,21 @@ from eva_utils.models.blocks import (
     separable_relu_norm,
 )
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
-from eva_utils.plots import plot_augmentations, plot_history, plot_mistakes, plot_samples
-from eva_utils.predictions import Predictions, predict
+from eva_utils.plots.curves import (
+    plot_calibration,
+    plot_confusion,
+    plot_histories,
+    plot_history,
+    plot_receptive_field,
+)
+from eva_utils.plots.images import plot_augmentations, plot_heat_maps, plot_mistakes, plot_samples
+from eva_utils.predictions import Calibration, Predictions, predict
+from eva_utils.receptive_field import (
+    ReceptiveField,
+    effective_receptive_field,
+    measure_receptive_field,
+    receptive_field,
+)
 from eva_utils.records import save_run
 from eva_utils.runtime import (
     best_device,
@@ -53,17 +68,21 @@ __all__ = [
     "CIFAR10_STD",
     "NETWORKS",
     "SHAPE_CLASSES",
+    "AssignmentCheck",
+    "Calibration",
     "EpochSampler",
     "Evaluation",
     "History",
     "ImageSet",
     "Muon",
     "Predictions",
+    "ReceptiveField",
     "augment",
     "best_device",
     "best_precision",
     "build_network",
     "cache_folder",
+    "check_assignment",
     "conv",
     "conv_norm_relu",
     "conv_relu_norm",
@@ -74,21 +93,30 @@ __all__ = [
     "depthwise_separable_conv",
     "describe_device",
     "draw_shapes",
+    "effective_receptive_field",
     "eval_policy",
     "evaluate",
     "fit",
+    "grad_cam",
     "hold_out",
     "load_checkpoint",
     "load_images",
     "load_pretrained",
     "make_loader",
+    "measure_receptive_field",
     "muon_groups",
     "one_cycle",
     "plot_augmentations",
+    "plot_calibration",
+    "plot_confusion",
+    "plot_heat_maps",
+    "plot_histories",
     "plot_history",
     "plot_mistakes",
+    "plot_receptive_field",
     "plot_samples",
     "predict",
+    "receptive_field",
     "run_mode",
     "save_checkpoint",
     "save_run",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,6 +69,53 @@ class Predictions:
         """Return the indices of the images that are predicted wrong, the worst (highest loss) first."""
         wrong = (self.preds != self.labels).nonzero().flatten()
         return wrong[self.losses[wrong].argsort(descending=True, stable=True)]
+
+    def uncertain(self) -> Tensor:
+        """Return the indices of the images that are predicted right, the least probable prediction first."""
+        right = (self.preds == self.labels).nonzero().flatten()
+        return right[self.probs.amax(dim=1)[right].argsort(stable=True)]
+
+    def class_accuracy(self) -> Tensor:
+        """Return the share of each class's images that is predicted right: (classes,); nan without images."""
+        counts = self.confusion().double()
+        return counts.diagonal() / counts.sum(dim=1)
+
+    def confusion(self) -> Tensor:
+        """Return how many images of each true class (row) are predicted as each class: int64 (classes, classes)."""
+        classes = self.logits.shape[1]
+        return torch.bincount(self.labels * classes + self.preds, minlength=classes**2).reshape(classes, classes)
+
+    def most_confused(self, count: int = 10) -> list[tuple[int, int, int]]:
+        """Return the pairs (true class, predicted class, images) that are confused most often, the worst first."""
+        counts = self.confusion().fill_diagonal_(0)
+        pairs = [(int(counts[true, pred]), int(true), int(pred)) for true, pred in counts.nonzero()]
+        pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
+        return [(true, pred, images) for images, true, pred in pairs[:count]]
+
+    def calibration(self, bins: int = 15) -> "Calibration":
+        """Compare the probability of the predicted class with how often it is right, in ``bins`` equal bins."""
+        if bins < 1:
+            raise ValueError(f"bins={bins}: expected 1 or more")
+        confidence, right = self.probs.amax(dim=1).double(), (self.preds == self.labels).double()
+        number = (confidence * bins).long().clamp(max=bins - 1)
+        counts = torch.bincount(number, minlength=bins)
+        means = [torch.bincount(number, values, minlength=bins) / counts for values in (confidence, right)]
+        return Calibration(means[0].numpy(), means[1].numpy(), counts.numpy())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """In each bin of confidence its mean, the share that is right (both nan in an empty bin) and the images."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean gap between the two, weighted by images (Guo et al. 2017)."""
+        gaps = np.nan_to_num(np.abs(self.confidence - self.accuracy))
+        return float((gaps * self.counts).sum() / self.counts.sum())
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ def effective_receptive_field(model: nn.Module, images: Tensor, layer: str | Non
 def _unit_gradient(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
     """Return the size of the gradient of a layer's centre unit: (H, W), summed over images and channels."""
     if layer is None:
-        layer = _last_map(model, tuple(images.shape[1:]))
+        layer = last_map(model, tuple(images.shape[1:]))
     modules = dict(model.named_modules())
     if layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
@@ -196,7 +196,7 @@ def _unit_gradient(model: nn.Module, images: Tensor, layer: str | None) -> Tenso
     return gradient.abs().sum(dim=(0, 1))
 
 
-def _last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
+def last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
     """Return the name of the module that gives the last map before the global pooling."""
     flow = trace_dataflow(model, input_size)
     views = follow(flow)
@@ -210,10 +210,9 @@ def _last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
 def _make_positive(module: nn.Module) -> None:
     """Set the weights so that every path counts, none cancels or is multiplied by 0, and residual sums stay small."""
     for name, parameter in module.named_parameters(recurse=False):
+        value = {"weight": 1.0}.get(name, 0.1)
         if parameter.ndim > 1:
             value = 0.1 / max(1, parameter[0].numel())
-        else:
-            value = 1.0 if name == "weight" else 0.1
         nn.init.constant_(parameter, value)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.reset_running_stats()

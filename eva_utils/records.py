@@ -15,7 +15,8 @@ from torch import nn
 from eva_utils.checkpoint import save_checkpoint
 from eva_utils.history import History
 from eva_utils.images import ImageSet
-from eva_utils.plots import plot_history, plot_mistakes
+from eva_utils.plots.curves import plot_history
+from eva_utils.plots.images import plot_mistakes
 from eva_utils.predictions import Predictions
 from eva_utils.runtime import usable_cores
 

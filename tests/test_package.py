@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 import tomllib
@@ -56,3 +57,21 @@ def test_importing_does_not_ask_the_network():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Each room knows only rooms before it.
+ROOMS = (
+    *("checkpoint", "runtime", "progress", "history", "shapes", "folders", "images", "transforms", "loaders"),
+    *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
+    *("assignment", "plots", "training", "records", "__init__", "__main__"),
+)
+
+
+def test_no_room_knows_a_later_one():
+    for path in sorted((ROOT / "eva_utils").rglob("*.py")):
+        room = path.relative_to(ROOT / "eva_utils").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("eva_utils."):
+                other = node.module.split(".")[1]
+                assert ROOMS.index(other) <= ROOMS.index(room), f"{path} imports {node.module}"
+                assert other != room or path.parent.name == room, f"{path} imports itself"

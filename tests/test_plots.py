@@ -7,7 +7,14 @@ import torch
 from matplotlib.colors import to_rgb
 
 from eva_utils.history import Evaluation, History
-from eva_utils.plots import plot_augmentations, plot_history, plot_mistakes, plot_samples
+from eva_utils.plots.curves import (
+    plot_calibration,
+    plot_confusion,
+    plot_histories,
+    plot_history,
+    plot_receptive_field,
+)
+from eva_utils.plots.images import plot_augmentations, plot_heat_maps, plot_mistakes, plot_samples
 from eva_utils.predictions import Predictions
 from eva_utils.transforms import course_policy
 
@@ -35,13 +42,18 @@ def figures(request, history, predictions, shapes):
             plot_mistakes(shapes, predictions, title="a title"),
             plot_samples(shapes, per_class=4),
             plot_augmentations(shapes, course_policy(), count=3, views=4),
+            plot_histories({"batch": history, "layer": history}, title="a title"),
+            plot_confusion(predictions, shapes.classes),
+            plot_calibration(predictions),
+            plot_receptive_field(np.eye(32), (71, 9)),
+            plot_heat_maps(shapes, predictions, [3, 4], torch.rand(2, 32, 32), torch.rand(2, 32, 32)),
         ]
 
 
 def texts(figure):
     found = [figure._suptitle] if figure._suptitle else []
     for axes in figure.axes:
-        found += [axes.title, *axes.texts]
+        found += [axes.title, *(axes.texts if not axes.collections else [])]  # cells of a heat map have colours
         if axes.axison:
             found += [axes.xaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
     return [text for text in found if text.get_text()]
@@ -125,3 +137,42 @@ def test_augmentations_stand_beside_their_original(shapes):
     views = {ax.images[0].get_array().tobytes() for ax in axes[4:]}
     assert len(views) == 4
     assert policy.random_generator is generator
+
+
+def test_several_histories_share_the_axes(history):
+    loss_axes, acc_axes = plot_histories({"a": history, "b": history}).axes
+    assert [line.get_label() for line in loss_axes.lines] == ["a, train", "a, test", "b, train", "b, test"]
+    assert list(acc_axes.lines[3].get_ydata()) == history.test_acc
+    with pytest.raises(ValueError, match="no history to draw"):
+        plot_histories({"a": history, "b": History()})
+
+
+def test_the_confusion_matrix_shows_counts_and_shares(predictions, shapes):
+    figure = plot_confusion(predictions, shapes.classes)
+    shown = sorted(text.get_text() for text in figure.axes[0].texts if text.get_text())
+    counts = predictions.confusion()
+    expected = [f"{n}\n{n / row.sum():.1%}" for row in counts for n in row if n]
+    assert shown == sorted(expected)
+    assert figure.axes[0].get_ylabel() == "true class"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(shapes.classes)
+    with pytest.raises(ValueError, match="2 class names for 10 classes"):
+        plot_confusion(predictions, ("a", "b"))
+
+
+def test_a_receptive_field_is_a_square_around_the_centre():
+    figure = plot_receptive_field(np.zeros((32, 32)), (9, 5))
+    (square,) = figure.axes[0].patches
+    assert square.get_bbox().bounds == (13.0, 11.0, 5, 9)
+    assert "beyond" not in figure.axes[0].get_title()
+    assert "beyond the image" in plot_receptive_field(np.zeros((32, 32)), (101, 101)).axes[0].get_title()
+
+
+def test_heat_maps_lie_over_their_images(shapes, predictions):
+    true_maps, pred_maps = torch.rand(2, 32, 32), torch.rand(2, 32, 32)
+    axes = plot_heat_maps(shapes, predictions, [7, 2], true_maps, pred_maps).axes
+    assert len(axes) == 6
+    assert np.array_equal(axes[3].images[0].get_array(), shapes.images[2])
+    assert np.array_equal(axes[4].images[1].get_array(), true_maps[1].numpy())
+    assert np.array_equal(axes[5].images[1].get_array(), pred_maps[1].numpy())
+    with pytest.raises(ValueError, match="1 images, 2 and 2 maps"):
+        plot_heat_maps(shapes, predictions, [7], true_maps, pred_maps)

@@ -60,3 +60,40 @@ def test_a_failing_model_is_put_back_into_its_mode(shapes):
 def test_a_loader_without_batches_is_refused():
     with pytest.raises(ValueError, match="the loader gives no batches"):
         predict(build_network("dilated_net"), [])
+
+
+def test_confusion_counts_true_classes_in_rows():
+    predictions = Predictions(LOGITS, LABELS)
+    assert predictions.confusion().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    accuracy = predictions.class_accuracy()
+    assert accuracy[:2].tolist() == [0.5, 0.5]
+    assert accuracy[2].isnan()  # no image of this class
+
+
+def test_the_most_confused_pairs_come_first_and_the_diagonal_never():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    preds = torch.tensor([1, 1, 0, 0, 1, 2, 0])
+    predictions = Predictions(torch.eye(3)[preds], labels)
+    assert predictions.most_confused() == [(0, 1, 2), (1, 0, 1), (2, 0, 1)]
+    assert predictions.most_confused(1) == [(0, 1, 2)]
+
+
+def test_the_least_certain_right_ones_come_first():
+    assert Predictions(LOGITS, LABELS).uncertain().tolist() == [3, 0]
+
+
+def test_the_calibration_error_is_the_weighted_gap():
+    probs = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35], [0.65, 0.35]])
+    predictions = Predictions(probs.log(), torch.tensor([0, 0, 0, 1]))
+    calibration = predictions.calibration(10)
+    assert calibration.counts.tolist() == [0, 0, 0, 0, 0, 0, 2, 0, 0, 2]
+    assert calibration.accuracy[[6, 9]].tolist() == [0.5, 1.0]
+    assert calibration.confidence[[6, 9]] == pytest.approx([0.65, 0.95])
+    assert calibration.error == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
+    with pytest.raises(ValueError, match="bins=0"):
+        predictions.calibration(0)
+
+
+def test_a_certain_network_falls_into_the_last_bin():
+    predictions = Predictions(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
+    assert predictions.calibration(5).counts.tolist() == [0, 0, 0, 0, 1]

@@ -290,7 +290,12 @@ def with_normalisation(layers):
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.BatchNorm2d(2), nn.ReLU())])
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
 @given(st.lists(LAYERS, min_size=1, max_size=5))
 def test_random_networks_see_what_the_gradient_says(layers):
     model, size, margin = with_normalisation(layers), (2, 73, 67), 16

@@ -47,3 +47,15 @@ def test_precision_and_layout_do_not_matter(change):
 
 def test_other_input_sizes():
     assert "[-1, 4, 5, 7]" in summary(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1)), (1, 5, 7))
+
+
+@pytest.mark.parametrize(("name", "last"), [("dilated_net", "125"), ("dilated_separable_net", "83")])
+def test_the_receptive_field_is_one_more_column(name, last):
+    plain = summary(build_network(name)).splitlines()
+    wide = summary(build_network(name), receptive_field=True).splitlines()
+    assert len(plain) == len(wide)
+    rows = [line for line in wide if "[-1," in line]
+    assert rows[0].split()[-1] == "3"
+    assert rows[-1].split()[-1] == last
+    for narrow, line in zip(plain, wide, strict=True):
+        assert line.startswith(narrow.rstrip())

@@ -1,0 +1,40 @@
+"""Heat maps: which places of an image speak for a class."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eva_utils.predictions import eval_mode
+from eva_utils.receptive_field import last_map
+
+
+def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | None = None) -> Tensor:
+    """Return how much each place of each image speaks for its class: (N, H, W), 0 to 1.
+
+    ``images`` (N, 3, H, W) are normalised, ``classes`` (N,) the class to explain for each. The channels of a layer's
+    map are weighted by the mean gradient of the class's logit, summed, cut at 0 and enlarged to the image
+    (Grad-CAM, Selvaraju et al. 2017). ``layer`` is a module's name, by default that of the last map before the
+    global pooling. A map of zeros means that nothing there speaks for the class. The model stays as it is.
+    """
+    if classes.shape != images.shape[:1]:
+        raise ValueError(f"classes {tuple(classes.shape)} of images {tuple(images.shape)}: expected one class an image")
+    layer = last_map(model, tuple(images.shape[1:])) if layer is None else layer
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
+    device = next(model.parameters()).device
+    maps: list[Tensor] = []
+    handle = modules[layer].register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    try:
+        with eval_mode(model), torch.enable_grad():
+            logits = model(images.to(device).requires_grad_())
+    finally:
+        handle.remove()
+    if not maps or maps[-1].ndim != 4:
+        raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
+    chosen = logits.gather(1, classes.to(device)[:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, maps[-1])
+    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+    heat = (weights * maps[-1]).sum(dim=1, keepdim=True).relu().detach()  # (N, 1, h, w)
+    heat = F.interpolate(heat, size=images.shape[2:], mode="bilinear")[:, 0]
+    return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)).cpu()

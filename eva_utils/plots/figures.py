@@ -1,0 +1,33 @@
+"""What all figures need."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def image_grid(count: int, *, columns: int, inches: float = 1.6) -> tuple[Figure, list[plt.Axes]]:
+    """Return a figure of ``count`` axes without ticks, filled row by row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = inches * (1.3 if inches > 1 else 1.0)  # large cells carry two lines of text
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * inches, rows * height),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure, list(axes.flat)
+
+
+def show_pixels(ax: plt.Axes, image: np.ndarray) -> None:
+    """Draw the image uint8 (H, W, 3) with sharp pixels, which also makes small files."""
+    ax.imshow(image, interpolation="nearest")
+
+
+def closed(figure: Figure) -> Figure:
+    """Take the figure out of pyplot's list, so that a notebook shows it once: as the cell's result."""
+    plt.close(figure)
+    return figure

@@ -1,0 +1,223 @@
+import albumentations as A
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from eva_utils.assignment import check_assignment
+from eva_utils.models import build_network
+from eva_utils.transforms import CIFAR10_MEAN, course_policy, crop_policy
+
+OPEN = ("test accuracy", "horizontal flip", "shift, scale, rotate", "coarse dropout", "to grey")
+
+
+def separable(channels, out_channels, between=()):
+    return [
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        *between,
+        nn.Conv2d(channels, out_channels, 1),
+    ]
+
+
+BETWEEN = (nn.BatchNorm2d(16), nn.ReLU())
+
+
+def network(*, width=16, dilation=3, separables=2, between=BETWEEN, body=(), head=None):
+    """A network that passes the bonus tier unless an argument breaks a clause."""
+    layers = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
+    for _ in range(5):
+        layers += [nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation), nn.BatchNorm2d(width), nn.ReLU()]
+    layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), *body]
+    layers += [
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.Conv2d(width, 16, 5, padding=2),
+    ]
+    for _ in range(separables):
+        layers += separable(16, 16, between)
+    head = head or [nn.Conv2d(16, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, *head)
+
+
+def policy(*, flip=0.5, affine=0.5, dropout=0.5, grey=0.1, **arguments):
+    return course_policy(flip=flip, affine=affine, dropout=dropout, grey=grey, **arguments)
+
+
+def broken(model, tier="bonus", accuracy=0.9, transform=None, **arguments):
+    check = check_assignment(model, accuracy, transform or policy(), tier, **arguments)
+    return [clause.name for clause in check.clauses if clause.passed is False]
+
+
+def test_a_network_that_meets_all_clauses_passes_both_tiers(capsys):
+    for tier in ("standard", "bonus"):
+        check = check_assignment(network(), 0.9, policy(), tier)
+        assert check.passed is True
+        assert capsys.readouterr().out == f"{check}\n"
+        assert f"{tier} tier: passed" in str(check)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clauses"),
+    [
+        ({"width": 48}, ["parameters"]),
+        ({"dilation": 2}, ["receptive field before pooling"]),
+        ({"separables": 1}, ["depthwise separable convolution"]),
+        ({"between": (nn.Conv2d(16, 16, 1, groups=16),)}, ["depthwise separable convolution"]),
+        ({"between": (nn.AvgPool2d(3, 1, 1),)}, ["depthwise separable convolution"]),
+        ({"body": [nn.MaxPool2d(2)]}, ["no max pooling"]),
+        ({"head": [nn.AdaptiveMaxPool2d(1), nn.Conv2d(16, 10, 1)]}, ["no max pooling", "global average pooling"]),
+        ({"head": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]}, ["no fully connected layer"]),
+        (
+            {"head": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10), nn.Conv1d(10, 10, 1)][:3]},
+            ["no fully connected layer"],
+        ),
+        ({"head": [nn.Conv2d(16, 10, 16)]}, ["global average pooling"]),
+        (
+            {"head": [nn.Conv2d(16, 1, 1), nn.Flatten(), nn.Linear(256, 10)]},
+            ["global average pooling", "no fully connected layer"],
+        ),
+    ],
+)
+def test_each_clause_that_a_network_breaks_is_named(arguments, clauses):
+    assert broken(network(**arguments)) == clauses
+
+
+def test_without_dilation_the_clause_and_the_field_are_broken():
+    assert "dilated convolution" in broken(network(dilation=1))
+
+
+def test_counting_the_pooling_is_the_looser_reading():
+    check = check_assignment(network(dilation=2), 0.9, policy(), "bonus")
+    before, after = check.clauses[2:4]
+    assert (before.passed, after.passed) == (False, True)
+    assert "looser" in after.where
+    assert check.passed is False
+
+
+@pytest.mark.parametrize(
+    ("transform", "clause"),
+    [
+        (policy(flip=0), "horizontal flip"),
+        (policy(affine=0), "shift, scale, rotate"),
+        (policy(rotate=0), "shift, scale, rotate"),
+        (policy(shift=0), "shift, scale, rotate"),
+        (policy(scale=0), "shift, scale, rotate"),
+        (policy(dropout=0), "coarse dropout"),
+        (policy(hole=8), "coarse dropout"),
+        (policy(mean=(0, 0, 0)), None),  # another dataset's mean, and the hole has it
+        (policy(grey=0), "to grey"),
+        (A.Compose([policy(), A.Sequential([A.ToGray(p=1)], p=0)]), None),
+    ],
+)
+def test_each_augmentation_that_is_missing_is_named(transform, clause):
+    assert broken(network(), transform=transform) == ([clause] if clause else [])
+
+
+def test_a_black_hole_is_not_of_the_mean():
+    hole = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16), fill=0, p=1)
+    transform = A.Compose(
+        [A.HorizontalFlip(), A.Affine(translate_percent=0.1, scale=(0.9, 1.1), rotate=5), hole, A.ToGray()]
+    )
+    assert broken(network(), transform=transform) == ["coarse dropout"]
+
+
+def test_accuracy_and_policy_stay_open_where_they_are_not_given():
+    check = check_assignment(network(), tier="bonus")
+    assert tuple(clause.name for clause in check.clauses if clause.passed is None) == OPEN
+    assert check.passed is None
+    assert broken(network(), accuracy=0.86) == ["test accuracy"]
+
+
+class Tricks(nn.Module):
+    """Functions of the map within an honest network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.register_buffer("hidden", torch.ones(16, 16, 1, 1))
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "clause"),
+    [
+        (lambda m, x: F.max_pool2d(x, 2), "no max pooling"),
+        (lambda m, x: torch.maximum(x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]), "no max pooling"),
+        (lambda m, x: F.conv2d(x, m.hidden), "parameters"),
+    ],
+)
+def test_tricks_of_the_program_are_seen(function, clause):
+    assert broken(network(body=[Tricks(function)])) == [clause]
+
+
+def test_layers_that_the_output_does_not_need_do_not_count():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used = network(separables=1)
+            self.idle = nn.Sequential(*separable(3, 3))
+
+        def forward(self, x):
+            self.idle(x)
+            return self.used(x)
+
+    assert broken(Idle()) == ["depthwise separable convolution"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 16, 1, dilation=2),  # one tap: nothing to spread
+        nn.Conv2d(16, 16, 3, padding=16, dilation=16),  # all other taps lie in the padding
+    ],
+)
+def test_a_dilation_without_effect_does_not_count(layer):
+    assert "dilated convolution" in broken(network(dilation=1, body=[layer]))
+
+
+def test_a_convolution_of_a_single_channel_is_not_depthwise():
+    head = [nn.Conv2d(16, 1, 1), *separable(1, 10), nn.AdaptiveAvgPool2d(1)]
+    assert broken(network(separables=1, head=head)) == ["depthwise separable convolution"]
+
+
+def test_networks_that_nobody_here_wrote():
+    check = check_assignment(torchvision.models.mobilenet_v2(weights=None), input_size=(3, 224, 224))
+    found = {clause.name: clause for clause in check.clauses}
+    assert found["depthwise separable convolution"].found == "17"
+    assert found["global average pooling"].passed
+    assert not found["dilated convolution"].passed
+    check = check_assignment(torchvision.models.convnext_tiny(weights=None), input_size=(3, 224, 224))
+    assert {c.name: c.found for c in check.clauses}["depthwise separable convolution"] == "18"  # by linear layers
+    check = check_assignment(torchvision.models.resnet18(weights=None), input_size=(3, 224, 224))
+    assert {c.name: c.where for c in check.clauses}["no max pooling"] == "maxpool"
+
+
+def test_what_cannot_be_judged_stays_open_and_says_why():
+    check = check_assignment(nn.Sequential(network(), Tricks(lambda m, x: torch.roll(x, 1, 1))), 0.9, policy())
+    before = check.clauses[2]
+    assert (before.found, before.passed) == ("cannot tell", None)
+    assert "roll" in before.where
+    assert check.passed is not True
+
+
+def test_the_series_networks():
+    assert broken(build_network("dilated_net"), accuracy=0.86, tier="standard") == []
+    second = broken(build_network("dilated_separable_net"), accuracy=0.89, transform=crop_policy(), tier="standard")
+    assert second == ["shift, scale, rotate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"tier": "gold"}, "choose one of standard, bonus"), ({"accuracy": 88}, "from 0 to 1")]
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_assignment(network(), **arguments)
+
+
+def test_the_mean_is_the_one_that_normalises():
+    mean = (0.5, 0.4, 0.3)
+    assert mean != CIFAR10_MEAN
+    assert broken(network(), transform=policy(mean=mean)) == []
