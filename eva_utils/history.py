@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HEADER = "epoch  train loss      acc  test loss      acc         lr  seconds  images/s"
 
@@ -21,7 +21,8 @@ class History:
 
     Losses are means over images in nats, accuracies 0 to 1, ``lr`` the first parameter group's learning
     rate of the epoch's last step, ``seconds`` the whole epoch's and ``images_per_second`` the training
-    pass's alone. The training values are those of the augmented images, seen while the weights moved.
+    pass's alone. The training values are those of the augmented images, seen while the weights moved. ``run`` says in
+    words what was trained on what and how.
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -31,6 +32,7 @@ class History:
     lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     images_per_second: list[float] = field(default_factory=list)
+    run: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.train_loss)
@@ -52,11 +54,11 @@ class History:
     ) -> None:
         """Add the values of one more epoch."""
         row = (train.loss, train.acc, test.loss, test.acc, lr, seconds, images_per_second)
-        for values, value in zip(vars(self).values(), row, strict=True):
-            values.append(value)
+        for name, value in zip(LISTS, row, strict=True):
+            getattr(self, name).append(value)
 
     def save(self, path: str | Path) -> None:
-        """Write the lists to a JSON file."""
+        """Write the history to a JSON file."""
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -68,11 +70,16 @@ class History:
             raise ValueError(f"{str(path)!r} is no history ({error})") from error
 
     @classmethod
-    def from_lists(cls, lists: dict[str, list[float]]) -> "History":
-        """Return the history of these lists. Raises ValueError for other names or unequal lengths."""
-        names = [f.name for f in fields(cls)]
-        if not isinstance(lists, dict) or sorted(lists) != sorted(names):
-            raise ValueError(f"expected the lists {', '.join(names)}, not {lists!r:.80}")
-        if len({len(values) for values in lists.values()}) != 1:
+    def from_lists(cls, lists: dict[str, Any]) -> "History":
+        """Return the history of these lists, and ``run`` if it is among them.
+
+        Raises ValueError for other names or unequal lengths.
+        """
+        if not isinstance(lists, dict) or sorted({*lists} - {"run"}) != sorted(LISTS):
+            raise ValueError(f"expected the lists {', '.join(LISTS)}, not {lists!r:.80}")
+        if len({len(lists[name]) for name in LISTS}) != 1:
             raise ValueError("the lists of a history have one value an epoch: these differ in length")
-        return cls(**{name: list(lists[name]) for name in names})
+        return cls(**{name: list(lists[name]) for name in LISTS}, run=dict(lists.get("run", {})))
+
+
+LISTS = [f.name for f in fields(History) if f.name != "run"]

@@ -57,15 +57,10 @@ def fit(
     if scheduler is not None:
         state["scheduler"] = scheduler
     run = _describe(model, train_loader, optimizer, scheduler, precision)
-    history = _resume(checkpoint, run, state)
-    if len(history) > epochs:
-        raise ValueError(
-            f"{str(checkpoint)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
-        )
-    progress = Progress(enabled=verbose)
-    if verbose:
-        print(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")
-        print(HEADER, *map(history.line, range(len(history))), sep="\n")
+    history = _resume(checkpoint, run, state, epochs)
+    progress, say = Progress(enabled=verbose), print if verbose else lambda *_, **__: None
+    say(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")
+    say(HEADER, *map(history.line, range(len(history))), sep="\n")
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         if hasattr(train_loader.sampler, "set_epoch"):
@@ -73,18 +68,11 @@ def fit(
         batches = progress.track(train_loader, f"epoch {epoch + 1}", total=len(train_loader))
         train, lr = _train_epoch(model, batches, optimizer, scheduler, loss_fn, scaler, precision)
         _check_finite(train.loss, epoch, optimizer)
-        trained = time.perf_counter()
+        speed = len(train_loader.sampler) / (time.perf_counter() - start)
         test = evaluate(model, test_loader, precision=precision)
-        history.append(
-            train,
-            test,
-            lr=lr,
-            seconds=time.perf_counter() - start,
-            images_per_second=len(train_loader.sampler) / (trained - start),
-        )
+        history.append(train, test, lr=lr, seconds=time.perf_counter() - start, images_per_second=speed)
         _save(checkpoint, run, state, history)
-        if verbose:
-            print(history.line(epoch))
+        say(history.line(epoch))
     return history
 
 
@@ -167,10 +155,10 @@ def _save(path: str | Path | None, run: dict[str, str], state: dict[str, Any], h
         save_checkpoint(path, {**parts, "history": asdict(history), "run": run})
 
 
-def _resume(path: str | Path | None, run: dict[str, str], state: dict[str, Any]) -> History:
+def _resume(path: str | Path | None, run: dict[str, str], state: dict[str, Any], epochs: int) -> History:
     """Load the checkpoint, if there is one, into the parts of the run; return its history so far."""
     if path is None or not Path(path).exists():
-        return History()
+        return History(run=run)
     saved = load_checkpoint(path)
     if sorted(saved) != sorted([*state, "history", "run"]):
         raise ValueError(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
@@ -180,6 +168,11 @@ def _resume(path: str | Path | None, run: dict[str, str], state: dict[str, Any])
                 f"{str(path)!r} is of another run, its {name} was {saved['run'].get(name)}, not {value}: delete it to "
                 "start afresh, or name another file"
             )
+    history = History.from_lists({**saved["history"], "run": run})
+    if len(history) > epochs:
+        raise ValueError(
+            f"{str(path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
+        )
     for name, part in state.items():
         part.load_state_dict(saved[name])
-    return History.from_lists(saved["history"])
+    return history

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eva_utils.models import NETWORKS, build_network, load_pretrained
-from eva_utils.models.blocks import Conv2d, conv, separable_relu_norm
+from eva_utils.models.blocks import conv, separable_relu_norm
+from eva_utils.models.dilated_net import DilatedNet
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = sorted((ROOT / "eva_utils" / "weights").glob("*.pt"))
@@ -51,34 +52,14 @@ def test_unknown_names_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("size", "stride", "dilation", "padding"),
-    [
-        ((31, 32), 2, 2, 2),
-        ((32, 33), 2, 2, 4),
-        ((32, 32), 2, 2, 1),
-        ((32, 32), 2, 2, 0),
-        ((30, 32), 3, 3, 3),
-        ((32, 32), 2, 1, 1),
-        ((32, 32), 1, 2, 2),
-        ((32, 32), (2, 1), 2, 2),
-        ((32, 32), 2, 2, (2, 4)),
-        ((32, 32), 2, 2, "valid"),
-    ],
+    "norm", [lambda channels: nn.GroupNorm(1, channels), lambda channels: nn.GroupNorm(2, channels)]
 )
-@pytest.mark.parametrize("groups", [1, 4])
-def test_the_quick_convolution_equals_torchs(size, stride, dilation, padding, groups):
-    arguments = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
-    quick = Conv2d(4, 8, 3, **arguments).double()
-    plain = nn.Conv2d(4, 8, 3, **arguments).double()
-    plain.load_state_dict(quick.state_dict())
-    images = torch.randn(2, 4, *size, dtype=torch.float64)
-    gradients = []
-    for layer in (quick, plain):
-        x = images.clone().requires_grad_()
-        layer(x).square().sum().backward()
-        gradients.append((x.grad, layer.weight.grad, layer.bias.grad))
-    assert torch.allclose(quick(images), plain(images), rtol=0, atol=1e-12)
-    assert all(torch.allclose(a, b, rtol=0, atol=1e-10) for a, b in zip(*gradients, strict=True))
+def test_the_normalisation_is_an_argument_and_costs_the_same(norm):
+    model = DilatedNet(norm=norm)
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(nn.GroupNorm) == 13
+    assert nn.BatchNorm2d not in kinds
+    assert sum(p.numel() for p in model.parameters()) == 98_180
 
 
 def test_separable_convolution_costs_what_it_says():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import resources
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,11 +16,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_network(name: str, *, num_classes: int = 10) -> nn.Module:
-    """Return a new, untrained network of :data:`NETWORKS`, or raise ValueError naming the choices."""
+def build_network(name: str, *, num_classes: int = 10, **options: Any) -> nn.Module:
+    """Return a new, untrained network of :data:`NETWORKS`, or raise ValueError naming the choices.
+
+    ``options`` are what that network takes besides, such as the ``norm`` of "dilated_net".
+    """
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}: choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[name](num_classes=num_classes)
+    return NETWORKS[name](num_classes=num_classes, **options)
 
 
 def load_pretrained(name: str) -> nn.Module:

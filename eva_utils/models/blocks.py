@@ -3,10 +3,14 @@
 Every convolution is followed by a batch normalisation, directly or behind a ReLU, and has no bias
 unless a table says otherwise. ``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size
 stays at stride 1 and an even size is halved at stride 2. Blocks map (N, in_channels, H, W) to
-(N, out_channels, H', W').
+(N, out_channels, H', W'). ``norm(channels)`` makes the normalisation of that many channels.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
 
 
 def conv(
@@ -24,12 +28,19 @@ def conv(
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
 
 
-def conv_relu_norm(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Return a 3x3 convolution, ReLU and batch normalisation, the order of DilatedNet."""
+def conv_relu_norm(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    norm: Norm = nn.BatchNorm2d,
+) -> nn.Sequential:
+    """Return a 3x3 convolution, ReLU and normalisation, the order of DilatedNet."""
     return nn.Sequential(
         conv(in_channels, out_channels, stride=stride, dilation=dilation),
         nn.ReLU(),
-        nn.BatchNorm2d(out_channels),
+        norm(out_channels),
     )
 
 
@@ -49,8 +60,8 @@ def conv_norm_relu(
     )
 
 
-def separable_relu_norm(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return a depthwise 3x3 and a pointwise 1x1 convolution, ReLU and batch normalisation.
+def separable_relu_norm(in_channels: int, out_channels: int, *, norm: Norm = nn.BatchNorm2d) -> nn.Sequential:
+    """Return a depthwise 3x3 and a pointwise 1x1 convolution, ReLU and normalisation.
 
     The depthwise separable convolution of MobileNet (Howard et al. 2017) costs
     ``9 * in_channels + in_channels * out_channels`` weights where an ordinary 3x3 convolution costs
@@ -60,7 +71,7 @@ def separable_relu_norm(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
         conv(in_channels, out_channels, kernel_size=1),
         nn.ReLU(),
-        nn.BatchNorm2d(out_channels),
+        norm(out_channels),
     )
 
 
