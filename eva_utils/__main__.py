@@ -15,12 +15,12 @@ from eva_utils.predictions import predict
 from eva_utils.records import FIGURES, save_run
 from eva_utils.runtime import best_device, describe_device, seed_everything
 from eva_utils.training import fit
-from eva_utils.transforms import course_policy, crop_policy, eval_policy
+from eva_utils.transforms import crop_policy, eval_policy
 
 
 def sgd_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     """Return the optimizer of notebook 04."""
-    return torch.optim.SGD(decay_groups(model, 5e-4), lr=lr, momentum=0.95, nesterov=True)
+    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=0.95, nesterov=True)
 
 
 def muon_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -37,7 +37,7 @@ RECIPES = {
         "lr": 0.04,
         "warmup": 0.1,
         "optimizer": sgd_recipe,
-        "policy": lambda: course_policy(affine=0.5, shift=0.1, scale=0.1, rotate=10, dropout=0.1),
+        "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
     "dilated_separable_net": {
         "epochs": 100,

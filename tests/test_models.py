@@ -57,7 +57,7 @@ def test_unknown_names_are_refused():
 def test_the_normalisation_is_an_argument_and_costs_the_same(norm):
     model = DilatedNet(norm=norm)
     kinds = [type(module) for module in model.modules()]
-    assert kinds.count(nn.GroupNorm) == 13
+    assert kinds.count(nn.GroupNorm) == 12
     assert nn.BatchNorm2d not in kinds
     assert sum(p.numel() for p in model.parameters()) == 98_180
 
