@@ -23,6 +23,8 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+from eva_utils.models import NETWORKS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 DEMO = ROOT / "notebooks" / "04_dilated_net.ipynb"
@@ -97,12 +99,14 @@ def _execute(path: Path) -> nbformat.NotebookNode:
 
 
 def _publish(run: Path, notebook: nbformat.NotebookNode) -> None:
-    """Ship a run on CIFAR-10: its weights, record and figures, and its result where it is quoted."""
+    """Keep the record of a run on CIFAR-10; of the networks also weights, figures, and the result where it is quoted."""
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     if not record["images"].startswith("CIFAR-10"):
         print(f"  not shipped: a run on {record['images']}")
         return
     shutil.copyfile(run / "record.json", ROOT / "results" / f"{run.name}.json")
+    if run.name not in NETWORKS:
+        return
     shutil.copyfile(run / "weights.pt", ROOT / "eva_utils" / "weights" / f"{run.name}.pt")
     for figure in run.glob("*.png"):
         prefix = "" if run.name == "dilated_net" else f"{run.name}_"
