@@ -99,7 +99,7 @@ def _execute(path: Path) -> nbformat.NotebookNode:
 
 
 def _publish(run: Path, notebook: nbformat.NotebookNode) -> None:
-    """Keep the record of a run on CIFAR-10; of a network also its weights, figures, and the result where it is quoted."""
+    """Keep the record of a run on CIFAR-10; of a network also weights, figures, and its result where it is quoted."""
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     if not record["images"].startswith("CIFAR-10"):
         print(f"  not shipped: a run on {record['images']}")
