@@ -1,28 +1,43 @@
 """Files that are written at once or not at all, and read without running any code in them."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+DRIVE = Path("/content/drive/MyDrive")
 
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+
+def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = False) -> None:
     """Write ``state`` (tensors, numbers, strings, and lists and dicts of them) to ``path``.
 
-    It is written beside ``path`` first and then renamed, so that a cut leaves the old file whole.
+    It is written beside ``path`` first, brought to the disk and then renamed, so that a cut at any moment leaves a
+    whole file; with ``keep`` the one that was there before stays as :func:`previous_checkpoint`. Raises OSError where
+    it cannot be written, for instance for want of space.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            torch.save(state, file)
+            _write(state, file)
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            _keep(path)
         os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def previous_checkpoint(path: str | Path) -> Path:
+    """Return where :func:`save_checkpoint` keeps the file that it replaces."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.previous")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -40,3 +55,37 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint: delete it")
     return state
+
+
+def on_drive(name: str) -> Path:
+    """Return the path of ``name`` on the Google Drive of a Colab session, to keep a checkpoint there.
+
+    Raises FileNotFoundError, saying how to mount it, where Drive is not there.
+    """
+    if not DRIVE.is_dir():
+        raise FileNotFoundError(
+            f"Google Drive is not mounted at {DRIVE}: in Colab run `from google.colab import drive; "
+            'drive.mount("/content/drive")` first; elsewhere name a file on your disk'
+        )
+    return DRIVE / "eva_utils" / name
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # torch's own, raised while it cleans up after the disk's
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def _keep(path: Path) -> None:
+    """Give the file a second name; where the disk knows no links, copy it."""
+    previous = previous_checkpoint(path)
+    link = path.with_name(f"{path.name}.{os.getpid()}.link")
+    try:
+        try:
+            os.link(path, link)
+        except OSError:
+            shutil.copyfile(path, link)
+        os.replace(link, previous)
+    finally:
+        link.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ the same ones again. Here the generators are made anew for each sample from (see
 
 import copy
 import random
+import signal
 from collections.abc import Iterator
 
 import albumentations as A
@@ -64,26 +65,28 @@ class EpochSampler(Sampler[Key]):
     """Give (epoch, index) for each image once, in an order that depends on the seed and the epoch.
 
     With ``shuffle`` each pass is the next epoch; ``set_epoch`` chooses it, as in torch's
-    DistributedSampler. Without it the order is that of the images and the epoch stays 0.
+    DistributedSampler, and where in it the next pass starts. Without it the order is that of the images and the
+    epoch stays 0.
     """
 
     def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
         self.count, self.shuffle, self.seed = count, shuffle, seed
-        self.epoch = 0
+        self.epoch = self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make ``epoch`` (from 0) the next pass."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Make ``epoch`` (from 0) the next pass, without its first ``start`` images."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Key]:
+        start, self.start = self.start, 0
         if not self.shuffle:
-            return ((0, index) for index in range(self.count))
+            return ((0, index) for index in range(start, self.count))
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return ((epoch, int(index)) for index in order)
+        return ((epoch, int(index)) for index in order[start:])
 
 
 def augment(image: np.ndarray, transform: A.Compose, *, key: tuple[int, ...]) -> Tensor:
@@ -114,4 +117,5 @@ class _AugmentedImages(Dataset):
 
 
 def _init_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is for the main process, which ends them
     cv2.setNumThreads(0)  # the workers are the parallelism; more threads slow each other down

@@ -1,21 +1,21 @@
 """The training loop, from top to bottom."""
 
-import math
+import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from eva_utils.checkpoint import load_checkpoint, save_checkpoint
 from eva_utils.history import HEADER, Evaluation, History
+from eva_utils.loaders import EpochSampler
 from eva_utils.predictions import predict
 from eva_utils.progress import Progress
+from eva_utils.resume import EpochSoFar, Saver, interruptions
 from eva_utils.runtime import autocast, best_device, best_precision
 
 
@@ -31,6 +31,8 @@ def fit(
     device: torch.device | str | None = None,
     precision: str | None = None,
     checkpoint: str | Path | None = None,
+    save_minutes: float = 5.0,
+    restart: bool = False,
     verbose: bool = True,
 ) -> History:
     """Train the model, test it after each epoch, and return the :class:`History`.
@@ -40,9 +42,11 @@ def fit(
     a mean over the batch. ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best
     at hand, and the first line printed says which. The model stays on the device, in channels-last layout.
 
-    With ``checkpoint`` the state is saved there after each epoch, and the same call goes on from it: a finished run
-    returns its history at once, and another network, recipe, seed or set of images is refused. Raises ValueError
-    for arguments that do not fit and FloatingPointError as soon as an epoch's loss is not finite.
+    With ``checkpoint`` everything is saved there after each epoch and every ``save_minutes``, and the same call goes on
+    from it, to the same bits: a finished run returns its history at once. Another network, recipe, seed or set of
+    images is refused unless ``restart``. An interruption (Ctrl-C, the stop button) ends the run after the batch, saves,
+    and returns the history so far. Raises ValueError for arguments that do not fit, OSError where the
+    checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite.
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: expected 1 or more")
@@ -53,26 +57,31 @@ def fit(
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
     # a start at torch's 2**16 would overflow: a step would be skipped, and the scheduler would warn of it
     scaler = torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == "float16")
-    state = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
     if scheduler is not None:
-        state["scheduler"] = scheduler
+        parts["scheduler"] = scheduler
     run = _describe(model, train_loader, optimizer, scheduler, precision)
-    history = _resume(checkpoint, run, state, epochs)
+    saver = Saver(Path(checkpoint) if checkpoint else None, run, parts, 60 * save_minutes)
+    saver.check()
+    so_far = EpochSoFar.new(device)
+    history = History(run=run) if restart else saver.load(epochs, so_far)
     progress, say = Progress(enabled=verbose), print if verbose else lambda *_, **__: None
     say(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")
     say(HEADER, *map(history.line, range(len(history))), sep="\n")
-    for epoch in range(len(history), epochs):
-        start = time.perf_counter()
-        if hasattr(train_loader.sampler, "set_epoch"):
-            train_loader.sampler.set_epoch(epoch)
-        batches = progress.track(train_loader, f"epoch {epoch + 1}", total=len(train_loader))
-        train, lr = _train_epoch(model, batches, optimizer, scheduler, loss_fn, scaler, precision)
-        _check_finite(train.loss, epoch, optimizer)
-        speed = len(train_loader.sampler) / (time.perf_counter() - start)
-        test = evaluate(model, test_loader, precision=precision)
-        history.append(train, test, lr=lr, seconds=time.perf_counter() - start, images_per_second=speed)
-        _save(checkpoint, run, state, history)
-        say(history.line(epoch))
+    step = functools.partial(_step, model, optimizer, scheduler, loss_fn, scaler, precision)
+    with interruptions() as interrupted:
+        for epoch in range(len(history), epochs):
+            batches = progress.track(
+                _from(train_loader, epoch, so_far.steps), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
+            )
+            _train_epoch(model.train(), batches, step, so_far, history, saver, interrupted)
+            if interrupted:
+                say(f"stopped in epoch {epoch + 1} after batch {so_far.steps:,}" + saver.advice)
+                break
+            _test_epoch(model, test_loader, precision, so_far, history)
+            so_far = EpochSoFar.new(device)
+            saver.save(history, so_far)
+            say(history.line(epoch))
     return history
 
 
@@ -88,43 +97,72 @@ def evaluate(model: nn.Module, loader: DataLoader, *, precision: str = "float32"
 def _train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
+    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]],
+    so_far: EpochSoFar,
+    history: History,
+    saver: Saver,
+    interrupted: list[bool],
+) -> None:
+    """Take one step a batch, counting into ``so_far`` and saving in between; stop where the user interrupts."""
+    start = time.perf_counter() - so_far.seconds
+    every = 1 if so_far.loss.device.type == "cpu" else 50  # elsewhere, reading a number waits for the device
+    for images, labels in batches:
+        so_far.add(*step(images, labels), len(labels))
+        so_far.seconds = time.perf_counter() - start
+        pause = saver.due or interrupted
+        if pause or so_far.steps % every == 0:
+            so_far.check_finite(len(history) + 1)
+        if pause:
+            saver.save(history, so_far)
+        if interrupted:
+            return
+    so_far.check_finite(len(history) + 1)
+
+
+def _step(
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     scaler: torch.amp.GradScaler,
     precision: str,
-) -> tuple[Evaluation, float]:
-    """Take one step a batch; return the loss and accuracy seen on the way, and the last step's lr."""
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor, float]:
+    """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
     device = next(model.parameters()).device
-    model.train()
-    loss_sum = torch.zeros((), device=device)  # summed on the device: reading it would wait for it
-    correct = torch.zeros((), device=device, dtype=torch.int64)
-    count = 0
-    for images, labels in batches:
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(device, non_blocking=True)
-        with autocast(device, precision):
-            logits = model(images)
-            loss = loss_fn(logits.float(), labels)
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        lr = float(optimizer.param_groups[0]["lr"])
-        scaler.step(optimizer)
-        scaler.update()
-        if scheduler is not None:
-            scheduler.step()
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum()
-        count += len(labels)
-    return Evaluation(loss_sum.item() / count, correct.item() / count), lr
+    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    labels = labels.to(device, non_blocking=True)
+    with autocast(device, precision):
+        logits = model(images)
+        loss = loss_fn(logits.float(), labels)
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    lr = float(optimizer.param_groups[0]["lr"])
+    scaler.step(optimizer)
+    scaler.update()
+    if scheduler is not None:
+        scheduler.step()
+    return loss.detach(), (logits.argmax(dim=1) == labels).sum(), lr
 
 
-def _check_finite(loss: float, epoch: int, optimizer: torch.optim.Optimizer) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the training loss of epoch {epoch + 1} is {loss}: lower the learning rate (it was "
-            f"{optimizer.param_groups[0]['lr']:.2e}) and start again"
-        )
+def _test_epoch(model: nn.Module, loader: DataLoader, precision: str, so_far: EpochSoFar, history: History) -> None:
+    """Test the model and write the epoch down."""
+    start = time.perf_counter()
+    test = evaluate(model, loader, precision=precision)
+    seconds = so_far.seconds + time.perf_counter() - start
+    speed = so_far.images / so_far.seconds
+    history.append(so_far.result(), test, lr=so_far.lr, seconds=seconds, images_per_second=speed)
+
+
+def _from(loader: DataLoader, epoch: int, steps: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return the batches of an epoch but the first ``steps``; loaders of this library do not make those at all."""
+    if isinstance(loader.sampler, EpochSampler):
+        loader.sampler.set_epoch(epoch, start=steps * loader.batch_size)
+        return loader
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    return itertools.islice(loader, steps, None)
 
 
 def _describe(
@@ -147,32 +185,3 @@ def _describe(
         "schedule": f"{type(scheduler).__name__}, {getattr(scheduler, 'total_steps', None)} steps",
         "precision": precision,
     }
-
-
-def _save(path: str | Path | None, run: dict[str, str], state: dict[str, Any], history: History) -> None:
-    if path is not None:
-        parts = {name: part.state_dict() for name, part in state.items()}
-        save_checkpoint(path, {**parts, "history": asdict(history), "run": run})
-
-
-def _resume(path: str | Path | None, run: dict[str, str], state: dict[str, Any], epochs: int) -> History:
-    """Load the checkpoint, if there is one, into the parts of the run; return its history so far."""
-    if path is None or not Path(path).exists():
-        return History(run=run)
-    saved = load_checkpoint(path)
-    if sorted(saved) != sorted([*state, "history", "run"]):
-        raise ValueError(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
-    for name, value in run.items():
-        if saved["run"].get(name) != value:
-            raise ValueError(
-                f"{str(path)!r} is of another run, its {name} was {saved['run'].get(name)}, not {value}: delete it to "
-                "start afresh, or name another file"
-            )
-    history = History.from_lists({**saved["history"], "run": run})
-    if len(history) > epochs:
-        raise ValueError(
-            f"{str(path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
-        )
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-    return history

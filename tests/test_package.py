@@ -63,7 +63,7 @@ def test_importing_does_not_ask_the_network():
 ROOMS = (
     *("checkpoint", "runtime", "progress", "history", "shapes", "folders", "images", "transforms", "loaders"),
     *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
-    *("assignment", "plots", "training", "records", "__init__", "__main__"),
+    *("assignment", "plots", "resume", "training", "records", "__init__", "__main__"),
 )
 
 

@@ -1,0 +1,208 @@
+"""What a training goes on from after a cut: its parts, its place within the epoch and the random state."""
+
+import contextlib
+import math
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eva_utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from eva_utils.history import Evaluation, History
+
+NEVER = 2**62
+
+
+@dataclass
+class EpochSoFar:
+    """How far an epoch is: the batches done, and the sums over their images, which stay on the device."""
+
+    loss: Tensor
+    correct: Tensor
+    bad_step: Tensor  # the first step whose loss was not finite, and its lr
+    bad_lr: Tensor
+    steps: int = 0
+    images: int = 0
+    lr: float = math.nan
+    seconds: float = 0.0
+
+    @classmethod
+    def new(cls, device: torch.device) -> "EpochSoFar":
+        """Return the state before the first batch."""
+        zero = torch.zeros((), device=device)
+        whole = torch.zeros((), device=device, dtype=torch.int64)
+        return cls(loss=zero, correct=whole, bad_step=torch.full_like(whole, NEVER), bad_lr=torch.zeros_like(zero))
+
+    def add(self, loss: Tensor, correct: Tensor, lr: float, images: int) -> None:
+        """Count one more batch, of this mean loss and this number of right predictions."""
+        self.loss = self.loss + loss * images
+        self.correct = self.correct + correct
+        first = ~loss.isfinite() & (self.bad_step == NEVER)
+        self.steps, self.images, self.lr = self.steps + 1, self.images + images, lr
+        self.bad_step = torch.where(first, self.steps, self.bad_step)
+        self.bad_lr = torch.where(first, lr, self.bad_lr)
+
+    def result(self) -> Evaluation:
+        """Return the mean loss and the accuracy so far."""
+        return Evaluation(self.loss.item() / self.images, self.correct.item() / self.images)
+
+    def check_finite(self, epoch: int) -> None:
+        """Raise FloatingPointError if a loss was not finite. This waits for the device."""
+        if self.bad_step.item() < NEVER:
+            raise FloatingPointError(
+                f"the training loss is not finite since step {self.bad_step.item():,} of epoch {epoch}, at learning "
+                f"rate {self.bad_lr.item():.2e}: lower the learning rate or warm up longer, and start again"
+            )
+
+
+@dataclass
+class Saver:
+    """Keeps a training in a file, or nowhere if ``path`` is None.
+
+    ``run`` says in words what makes it another training; ``parts`` are model, optimizer and the like.
+    """
+
+    path: Path | None
+    run: dict[str, str]
+    parts: dict[str, Any]
+    seconds: float
+    saved: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Raise OSError, before anything is trained, where nothing can be written."""
+        if self.path is None:
+            return
+        probe = self.path.with_name(f"{self.path.name}.probe")
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot keep checkpoints in {str(self.path.parent)!r} ({error.strerror}): name another file",
+            ) from error
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self.path is not None and time.monotonic() - self.saved >= self.seconds
+
+    @property
+    def advice(self) -> str:
+        """What to do after an interruption, to end a sentence with."""
+        return ": run it again to go on" if self.path else ": without a checkpoint it cannot go on"
+
+    def save(self, history: History, so_far: EpochSoFar) -> None:
+        """Write everything down; where the disk refuses, say so and let the training go on."""
+        if self.path is None:
+            return
+        self.saved = time.monotonic()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"history": asdict(history), "run": self.run, "epoch": dict(vars(so_far)), "random": _random_state()}
+        try:
+            save_checkpoint(self.path, state, keep=True)
+        except OSError as error:
+            print(f"could not save {str(self.path)!r} ({error}): the training goes on; the file before it is whole")
+
+    def load(self, epochs: int, so_far: EpochSoFar) -> History:
+        """Bring the parts, ``so_far`` and the random state to where they were; return the history so far.
+
+        A damaged file is passed over for the one before it, saying so. Raises ValueError for a file of another
+        training, and if no file can be read.
+        """
+        state = self._read()
+        if state is None:
+            return History(run=self.run)
+        for name, value in self.run.items():
+            if state["run"].get(name) != value:
+                raise ValueError(
+                    f"{str(self.path)!r} is of another run, its {name} was {state['run'].get(name)}, not {value}: "
+                    "say restart=True to start afresh, or name another file"
+                )
+        history = History.from_lists({**state["history"], "run": self.run})
+        if len(history) > epochs:
+            raise ValueError(
+                f"{str(self.path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        for name, value in state["epoch"].items():
+            device = so_far.loss.device
+            setattr(so_far, name, value.to(device) if isinstance(value, Tensor) else value)
+        _set_random_state(state["random"])
+        return history
+
+    def _read(self) -> dict[str, Any] | None:
+        if self.path is None:
+            return None
+        problems = []
+        for path in (self.path, previous_checkpoint(self.path)):
+            if not path.exists():
+                continue
+            try:
+                state = load_checkpoint(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if sorted(state) != sorted([*self.parts, "history", "run", "epoch", "random"]):
+                raise ValueError(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
+            if problems:
+                print(f"{problems[0]}; going on from the file before it")
+            return state
+        if problems:
+            raise ValueError("; ".join(problems))
+        return None
+
+
+@contextlib.contextmanager
+def interruptions() -> Iterator[list[bool]]:
+    """Give a list that becomes true when the user interrupts, so that a batch is finished first.
+
+    A second interruption stops at once. Outside the main thread, which alone receives them, it stays empty.
+    """
+    seen: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(signum: int, frame: Any) -> None:
+        if seen:
+            signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt
+        seen.append(True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _random_state() -> dict[str, Any]:
+    """Return the state of Python's, NumPy's and torch's generators in types that a checkpoint can hold."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,226 @@
+"""Trainings that are cut at any moment and go on to the same bits."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from eva_utils.checkpoint import load_checkpoint, on_drive, previous_checkpoint
+from eva_utils.loaders import make_loader
+from eva_utils.models import build_network
+from eva_utils.optimizers import one_cycle
+from eva_utils.runtime import seed_everything
+from eva_utils.training import fit
+from eva_utils.transforms import course_policy, eval_policy
+
+# Trains in a process of its own, again and again, each time killed after a while, until one gets to the end.
+KILLED = """
+import json, os, random, signal, sys, time
+import torch
+import eva_utils as eva
+from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
+
+torch.set_num_threads(1)
+folder, workers, kills = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+images = eva.ImageSet(*draw_shapes(200, seed=5), SHAPE_CLASSES, "shapes")
+
+def train(path):
+    eva.seed_everything(3)
+    model = torch.nn.Sequential(torch.nn.Dropout(0.1), eva.build_network("dilated_net"))
+    train = eva.make_loader(images, eva.course_policy(), batch_size=16, shuffle=True, workers=workers)
+    test = eva.make_loader(images, eva.eval_policy(), batch_size=100, workers=0)
+    optimizer = torch.optim.SGD(eva.decay_groups(model, 5e-4), lr=0.04, momentum=0.9)
+    scheduler = eva.one_cycle(optimizer, 3 * len(train))
+    history = eva.fit(model, train, test, epochs=3, optimizer=optimizer, scheduler=scheduler, device="cpu",
+                      checkpoint=path, save_minutes=0, verbose=False)
+    logits = eva.predict(model, test).logits
+    torch.save({"weights": model.state_dict(), "history": vars(history), "logits": logits}, path + ".result")
+
+def attempt(path, seconds):
+    child = os.fork()
+    if child == 0:
+        try:
+            train(path)
+        finally:
+            os._exit(0)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+attempt(os.path.join(folder, "whole.pt"), 600)
+random.seed(workers)
+cut, done = os.path.join(folder, "cut.pt"), 0
+while not os.path.exists(cut + ".result"):
+    attempt(cut, random.uniform(0.05, 1.2) if done < kills else 600)
+    done += 1
+print(json.dumps(done - 1))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, workers):
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), str(workers), "25"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) >= 1, "no run was killed"
+    whole, cut = (torch.load(tmp_path / f"{name}.pt.result", weights_only=True) for name in ("whole", "cut"))
+    for name, value in whole["weights"].items():
+        assert torch.equal(value, cut["weights"][name]), name
+    assert torch.equal(whole["logits"], cut["logits"])
+    for name, values in whole["history"].items():
+        assert "second" in name or values == cut["history"][name], name
+    assert not [*tmp_path.glob("*.link")]
+
+
+@pytest.fixture
+def run(shapes):
+    """A function that trains from the same start; its loss function may be replaced."""
+
+    def train(path, *, loss_fn=F.cross_entropy, lr=0.04, epochs=2, **arguments):
+        seed_everything(3)
+        model = build_network("dilated_net")
+        loaders = [
+            make_loader(shapes, course_policy(), batch_size=16, shuffle=True, workers=0),
+            make_loader(shapes, eval_policy(), batch_size=30, workers=0),
+        ]
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+        scheduler = one_cycle(optimizer, 2 * len(loaders[0]))
+        settings = {"optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "device": "cpu"}
+        history = fit(model, *loaders, epochs=epochs, checkpoint=path, **settings, **arguments)
+        return model.state_dict(), history
+
+    return train
+
+
+def at_call(number, action):
+    """Cross entropy that does something at one of its calls."""
+    calls = []
+
+    def loss_fn(logits, labels):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return F.cross_entropy(logits, labels)
+
+    return loss_fn
+
+
+def equal(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_an_interruption_saves_and_the_same_call_goes_on(run, tmp_path, capsys):
+    expected, whole = run(None)
+    path = tmp_path / "run.pt"
+    _, history = run(path, loss_fn=at_call(6, lambda: signal.raise_signal(signal.SIGINT)))
+    assert len(history) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped in epoch 2 after batch 2: run it again to go on"
+    weights, resumed = run(path)
+    assert equal(weights, expected)
+    assert resumed.test_loss == whole.test_loss
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interruption_without_a_checkpoint_returns_what_there_is(run, capsys):
+    _, history = run(None, loss_fn=at_call(6, lambda: signal.raise_signal(signal.SIGINT)))
+    assert len(history) == 1
+    assert "without a checkpoint it cannot go on" in capsys.readouterr().out
+
+
+def test_a_second_interruption_stops_at_once(run):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(None, loss_fn=at_call(2, twice))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_state(run, tmp_path):
+    calls = []
+
+    def loss_fn(logits, labels):
+        calls.append(1)
+        return F.cross_entropy(logits, labels) * (float("nan") if len(calls) == 6 else 1)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=r"since step 2 of epoch 2, at learning rate \d\.\d\de-\d\d: lower"):
+        run(path, loss_fn=loss_fn, save_minutes=0)
+    assert len(calls) == 6
+    state = load_checkpoint(path)
+    assert state["epoch"]["steps"] == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_damaged_file_is_passed_over_for_the_one_before_it(run, tmp_path, capsys):
+    expected, _ = run(None)
+    path = tmp_path / "run.pt"
+    run(path, loss_fn=at_call(6, lambda: signal.raise_signal(signal.SIGINT)), save_minutes=0)
+    path.write_bytes(path.read_bytes()[:5000])
+    capsys.readouterr()
+    weights, _ = run(path)
+    assert "going on from the file before it" in capsys.readouterr().out
+    assert equal(weights, expected)
+
+
+def test_with_no_file_left_the_error_names_both(run, tmp_path):
+    path = tmp_path / "run.pt"
+    run(path)
+    for file in (path, previous_checkpoint(path)):
+        file.write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"(?s)run\.pt' is no readable .*run\.pt\.previous' is no readable"):
+        run(path)
+    assert len(run(path, restart=True)[1]) == 2
+
+
+def test_restart_leaves_the_other_run_as_the_previous_file(run, tmp_path):
+    path = tmp_path / "run.pt"
+    run(path)
+    with pytest.raises(ValueError, match=r"its optimizer was .*: say restart=True to start afresh"):
+        run(path, lr=0.01)
+    _, history = run(path, lr=0.01, epochs=1, restart=True)
+    assert len(history) == 1
+    assert len(load_checkpoint(previous_checkpoint(path))["history"]["lr"]) == 2
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_trained(run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot keep checkpoints in '.*file' \(.*\): name another file"):
+        run(tmp_path / "file" / "run.pt", loss_fn=at_call(1, lambda: pytest.fail("trained")))
+
+
+def test_a_full_disk_costs_neither_the_run_nor_the_last_file(run, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1800k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        run(disk / "run.pt", epochs=1)
+        (disk / "filler").write_bytes(bytes(800_000))
+        _, history = run(disk / "run.pt")
+        assert len(history) == 2
+        assert "could not save" in capsys.readouterr().out
+        assert len(load_checkpoint(disk / "run.pt")["history"]["lr"]) == 1
+        assert sorted(path.name for path in disk.iterdir()) == ["filler", "run.pt"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_drive_says_how_to_mount_it():
+    with pytest.raises(FileNotFoundError, match=r"not mounted at /content/drive/MyDrive: in Colab run `from google"):
+        on_drive("run.pt")
+
+
+def test_drive_is_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr("eva_utils.checkpoint.DRIVE", tmp_path)
+    assert on_drive("run.pt") == Path(tmp_path, "eva_utils", "run.pt")
