@@ -39,11 +39,11 @@ def load_folder(
     fingerprint = _fingerprint(listing, size)
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     cached = cache / f"folder-{key}.npz"
-    arrays = _read_cache(cached, fingerprint)
+    arrays = read_arrays(cached, fingerprint)
     if arrays is None:
         arrays = _decode(listing, size, verbose)
         try:
-            _write_cache(cached, fingerprint, arrays)
+            write_arrays(cached, fingerprint, arrays)
         except OSError as error:
             warnings.warn(
                 f"the decoded images could not be kept ({error}) and will be decoded again next time: "
@@ -99,8 +99,8 @@ def _fingerprint(listing: dict[str, dict[str, list[os.DirEntry]]], size: int) ->
     return digest.hexdigest()
 
 
-def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
-    """Return the cached arrays, or None if they are missing, stale or damaged."""
+def read_arrays(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """Return the arrays that :func:`write_arrays` kept, or None if they are missing, stale or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["fingerprint"]) != fingerprint:
@@ -110,7 +110,7 @@ def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _write_cache(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
     """Write the arrays at once, or not at all: a cut leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

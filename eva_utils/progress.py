@@ -20,16 +20,22 @@ class Progress:
         self._handle = None
         self._width = 0
 
-    def track(self, pieces: Iterable[T], label: str, *, total: int) -> Iterator[T]:
-        """Give the pieces one by one, and show how many of ``total`` are done."""
+    def track(self, pieces: Iterable[T], label: str, *, total: int, unit: tuple[float, str] = (1, "")) -> Iterator[T]:
+        """Give the pieces one by one, and show how many of ``total`` are done, and the time left.
+
+        ``unit`` is how much a piece is, and of what: it is shown instead of pieces, with the rate.
+        """
+        size, name = unit
         start = time.monotonic()
         due = start + 3.0
         try:
             for done, piece in enumerate(pieces):
                 now = time.monotonic()
                 if self._enabled and now >= due:
-                    left = (now - start) / max(done, 1) * (total - done)
-                    self._show(f"{label}: {done:,} of {total:,}, {left:.0f} s left")
+                    rate = max(done, 1) / (now - start)
+                    counts = f"{done * size:,.0f} of {total * size:,.0f}"
+                    counts += f" {name}, {rate * size:.2g} {name}/s" if name else ""
+                    self._show(f"{label}: {counts}, {(total - done) / rate:.0f} s left")
                     due = now + 1.0
                 yield piece
         finally:

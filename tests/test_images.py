@@ -95,6 +95,7 @@ def small_cifar10(tmp_path, monkeypatch):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
     monkeypatch.setattr(dataset, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr("eva_utils.images.CIFAR10_BYTES", archive.stat().st_size)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=archive.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -103,15 +104,50 @@ def small_cifar10(tmp_path, monkeypatch):
         server.shutdown()
 
 
-@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
-def test_cifar10_is_downloaded_through_torchvision(small_cifar10, tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EVA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    return tmp_path / "cache"
+
+
+@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
+def test_cifar10_is_downloaded_once_and_read_by_torchvision(small_cifar10, cache, monkeypatch):
+    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ("http://127.0.0.1:1/down.tar.gz",))
     train, test = load_images("cifar10")
     assert (len(train), len(test), train.classes, train.name) == (50, 10, CIFAR10_CLASSES, "CIFAR-10")
     with open(small_cifar10 / "test_batch", "rb") as file:
         planes = pickle.load(file)["data"].reshape(10, 3, 32, 32)
     assert np.array_equal(test.images, planes.transpose(0, 2, 3, 1))
     assert test.labels.tolist() == [*range(10)]
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/down.tar.gz")
+    again, _ = load_images("cifar10")  # from the cached arrays
+    assert np.array_equal(again.images, train.images)
+    (cache / "cifar10.npz").write_bytes(b"damaged")
+    again, _ = load_images("cifar10")  # from the unpacked files
+    assert np.array_equal(again.labels, train.labels)
+    assert [*cache.glob("*.part")] == []
+
+
+@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
+def test_a_place_of_ones_own_is_tried_first(small_cifar10, cache, monkeypatch):
+    url, dataset = torchvision.datasets.CIFAR10.url, torchvision.datasets.CIFAR10
+    monkeypatch.setattr(dataset, "url", "http://127.0.0.1:1/down.tar.gz")
+    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ("http://127.0.0.1:2/down.tar.gz",))
+    monkeypatch.setenv("EVA_CIFAR10_URL", url)
+    assert len(load_images("cifar10")[0]) == 50
+
+
+@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
+def test_an_archive_that_was_put_there_is_taken(small_cifar10, cache, monkeypatch):
+    cache.mkdir()
+    (cache / "cifar-10-python.tar.gz").write_bytes(
+        (small_cifar10.parent / "origin" / "cifar-10-python.tar.gz").read_bytes()
+    )
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/down.tar.gz")
+    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ())
+    assert len(load_images("cifar10")[0]) == 50
 
 
 def test_a_folder_of_cifar10s_own_files_is_read_without_download(small_cifar10, monkeypatch):
@@ -126,11 +162,21 @@ def test_damaged_cifar10_files_are_refused(small_cifar10):
         load_images(small_cifar10.parent)
 
 
-def test_an_unreachable_host_is_said_with_the_ways_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/cifar-10-python.tar.gz")
-    monkeypatch.setenv("EVA_CACHE", str(tmp_path))
-    with pytest.raises(ConnectionError, match=r"could not be downloaded .*EVA_DATA.*load_images\(\"shapes\"\)"):
+def test_an_unreachable_host_is_said_with_the_ways_out(cache, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/origin.tar.gz")
+    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ("http://127.0.0.1:2/mirror.tar.gz",))
+    with pytest.raises(ConnectionError) as caught:
         load_images("cifar10")
+    text = str(caught.value)
+    for part in (
+        "127.0.0.1:1/origin",
+        "127.0.0.1:2/mirror",
+        "refused",
+        str(cache),
+        "EVA_DATA",
+        'load_images("shapes")',
+    ):
+        assert part in text
 
 
 def test_constants_agree_with_the_real_images(real_images):

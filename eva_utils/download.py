@@ -1,0 +1,146 @@
+"""A large file, fetched whole or not at all, from whichever place has it."""
+
+import hashlib
+import http.client
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from eva_utils.progress import Progress
+
+CONNECT_OR_STALL = 20.0  # seconds without a connection, or without a byte
+RATE_WINDOW = 10.0  # seconds over which the rate is judged
+LEAST_RATE = 300_000  # bytes a second, as long as there are other places to try
+LEAST_AT_ALL = 2_000  # bytes a second, when all others have failed
+CHUNK = 1 << 16
+
+
+class _RefusedError(OSError):
+    """What a place sends is not the file."""
+
+
+class _TooSlowError(OSError):
+    """A place works, but slowly."""
+
+
+def download(urls: Sequence[str], path: Path, *, size: int, md5: str, verbose: bool = True) -> None:
+    """Bring the file of ``size`` bytes and that ``md5`` to ``path``, from the first of ``urls`` that gives it.
+
+    What has arrived stays in ``path`` + ".part" and is gone on with, in another process or from another place too; the
+    file gets its name only when size and checksum are right. A place that is silent for 20 seconds, or sends
+    less than 300 kB a second, is left for the next one; if none is left, the slow ones are taken after
+    all. Only one process downloads at a time, the others wait for it. Raises ConnectionError naming every
+    place and what was wrong with it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if is_whole(path, size=size, md5=md5):
+            return
+        problems, slow = {}, []
+        for least_rate, places in ((LEAST_RATE, urls), (LEAST_AT_ALL, slow)):
+            for url in places:
+                try:
+                    return _from(url, path, size, md5, least_rate, verbose)
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    problems[url] = _reason(error)
+                    if isinstance(error, _TooSlowError) and least_rate == LEAST_RATE:
+                        slow.append(url)
+    tried = "; ".join(f"{url}: {reason}" for url, reason in problems.items())
+    raise ConnectionError(f"{path.name} could not be downloaded ({tried or 'there is no place to try'})")
+
+
+def is_whole(path: Path, *, size: int, md5: str) -> bool:
+    """Tell whether the file is there with this size and checksum."""
+    return path.is_file() and path.stat().st_size == size and _md5(path) == md5
+
+
+def _from(url: str, path: Path, size: int, md5: str, least_rate: int, verbose: bool) -> None:
+    """Bring the file from one place; a connection that is cut is taken up again as long as something arrives."""
+    part = path.with_name(f"{path.name}.part")
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        if before < size:
+            try:
+                _receive(url, part, size, least_rate, verbose)
+            except (_RefusedError, _TooSlowError):
+                raise
+            except (OSError, http.client.HTTPException):
+                if not part.exists() or part.stat().st_size <= before:
+                    raise
+        if part.stat().st_size < size:
+            continue  # cut, but it had come further
+        if is_whole(part, size=size, md5=md5):
+            part.replace(path)
+            return
+        part.unlink()
+        if before == 0:
+            raise _RefusedError("it sends another file (its checksum differs)")
+
+
+def _receive(url: str, part: Path, size: int, least_rate: int, verbose: bool) -> None:
+    """Append to ``part`` what is missing, or start it anew where the place cannot go on."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise _RefusedError("expected an address that starts with http:// or https://")
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "eva_utils"} | ({"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=CONNECT_OR_STALL) as response:
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if not resumed and response.status != 200:
+            raise _RefusedError(f"it answers with status {response.status}")
+        start = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        if length is not None and start + int(length) != size:
+            raise _RefusedError(f"its file has {start + int(length):,} bytes, not {size:,}")
+        chunks = _chunks(response, size - start, least_rate)
+        label = f"downloading {part.stem} from {urlsplit(url).netloc}"
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in Progress(enabled=verbose).track(
+                chunks, label, total=math.ceil((size - start) / CHUNK), unit=(CHUNK / 1e6, "MB")
+            ):
+                file.write(chunk)
+
+
+def _chunks(response: http.client.HTTPResponse, size: int, least_rate: int) -> Iterator[bytes]:
+    """Give ``size`` bytes in pieces of ``CHUNK``; raise where they come too slowly, too many or too few."""
+    left, window, since = size, 0, time.monotonic()
+    piece = b""
+    while left:
+        data = response.read1(min(CHUNK - len(piece), left))
+        if not data:
+            if piece:
+                yield piece
+            raise http.client.IncompleteRead(b"", left)
+        piece, left, window = piece + data, left - len(data), window + len(data)
+        if len(piece) == CHUNK or not left:
+            yield piece
+            piece = b""
+        seconds = time.monotonic() - since
+        if seconds >= RATE_WINDOW:
+            if window < least_rate * seconds:
+                if piece:
+                    yield piece
+                raise _TooSlowError(f"it sends {window / seconds / 1000:.0f} kB a second")
+            window, since = 0, time.monotonic()
+    if response.read1(1):
+        raise _RefusedError(f"it sends more than the {size:,} bytes expected")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"status {error.code}"
+    if isinstance(error, urllib.error.URLError):
+        error = error.reason if isinstance(error.reason, Exception) else error
+    if isinstance(error, TimeoutError):
+        return f"silent for {CONNECT_OR_STALL:g} seconds"
+    return str(error) or type(error).__name__
