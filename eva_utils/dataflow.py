@@ -5,11 +5,13 @@ module used twice or a method of a tensor is seen as surely as a layer.
 """
 
 import copy
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -33,11 +35,12 @@ class Value:
 class Constant:
     """A tensor that does not depend on the image, such as a weight.
 
-    ``kind`` is "parameter", "buffer" or "attribute" for a tensor that a module holds, and "" for one that was computed.
+    ``learned`` says whether it is one of the model's parameters or computed from them; ``memory`` where it lies.
     """
 
     shape: tuple[int, ...]
-    kind: str = ""
+    learned: bool
+    memory: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +71,12 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One finished call of a module: its path, the module and the tensors that it returned."""
+    """One finished call of a module: its path, the tensors that it returned, and how many modules hold it."""
 
     path: str
     module: nn.Module
     outputs: tuple[Value, ...]
+    owners: int
 
 
 @dataclass
@@ -94,14 +98,51 @@ def trace_dataflow(model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32)) 
     """
     if len(input_size) < 2 or min(input_size) < 1:
         raise ValueError(f"input_size={input_size}: expected (channels, height, width), all at least 1")
-    clone = copy.deepcopy(model).to("cpu").float().eval()
+    clone = copy_of(model)
     image = torch.zeros(1, *input_size)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _Recorder(clone, image) as recorder:
-        result = clone(image)
+    recorder = _Recorder(clone, image)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _NoEscape(recorder), recorder:
+            result = clone(image)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        name = recorder.innermost()
+        raise ValueError(f"{name} cannot run on one image of size {input_size}: {error}") from error
     recorder.flow.outputs = recorder.values(result)
     if not recorder.flow.outputs:
-        raise ValueError(f"the output of {type(model).__name__} does not depend on its input")
+        raise ValueError(f"the output of {type(model).__name__} holds no tensor that depends on its input")
     return recorder.flow
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a copy of the model on the CPU, in float32 and eval mode.
+
+    Raises ValueError for a model without weights (on the meta device) or one that was compiled by torch.jit.
+    """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} was compiled by torch.jit, which hides its layers: give the original")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(f"{type(model).__name__} is on the meta device: build it on the CPU, with weights")
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    # computed tensors that a module keeps, such as old weight norms or activations, refuse to be copied
+    memo = {id(tensor): tensor.detach().clone() for tensor in held if tensor.grad_fn is not None}
+    return copy.deepcopy(model, memo).to("cpu").float().eval()
+
+
+class _NoEscape(TorchFunctionMode):
+    """Refuse what takes the image's numbers out of torch, where nothing can follow them."""
+
+    ESCAPES = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data.__set__)
+
+    def __init__(self, recorder: "_Recorder") -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.ESCAPES and self.recorder.values(args):
+            raise ValueError(
+                f"{func.__name__} in {self.recorder.innermost()}: the program takes numbers of the image out of torch"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchDispatchMode):
@@ -110,7 +151,8 @@ class _Recorder(TorchDispatchMode):
         self.flow = Dataflow(Value(-1, 0, tuple(image.shape)))
         self._value_of = WeakTensorKeyDictionary({image: self.flow.image})
         self._stack: list[tuple[str, nn.Module]] = [("", model)]
-        self._kind_of = _held_tensors(model)
+        self._owners = Counter(id(child) for module in model.modules() for child in module.children())
+        self._learned = WeakTensorKeyDictionary(dict.fromkeys(model.parameters(), True))
         for path, module in model.named_modules():
             if module is not model:
                 module.register_forward_pre_hook(self._enter(path), prepend=True)
@@ -121,12 +163,17 @@ class _Recorder(TorchDispatchMode):
         known = [self._value_of.get(leaf) for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)]
         return tuple(value for value in known if value is not None)
 
+    def innermost(self) -> str:
+        """Return the module that is running, in words."""
+        path, module = self._stack[-1]
+        return f"{type(module).__name__} {path!r}" if path else type(module).__name__
+
     def _enter(self, path: str) -> Any:
         return lambda module, _inputs: self._stack.append((path, module))
 
     def _leave(self, module: nn.Module, _inputs: Any, outputs: Any) -> None:
         path, _ = self._stack.pop()
-        self.flow.calls.append(Call(path, module, self.values(outputs)))
+        self.flow.calls.append(Call(path, module, self.values(outputs), self._owners[id(module)]))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -134,6 +181,8 @@ class _Recorder(TorchDispatchMode):
         tracked = self.values([args, kwargs])
         if tracked and name not in SHAPE_ONLY:
             self._record(func, name, {**dict(zip(_names(func), args, strict=False)), **(kwargs or {})}, result)
+        elif any(leaf in self._learned for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)):
+            self._learned.update({leaf: True for leaf in tree_leaves(result) if isinstance(leaf, Tensor)})
         return result
 
     def _record(self, func: Any, name: str, arguments: dict[str, Any], result: Any) -> None:
@@ -147,6 +196,8 @@ class _Recorder(TorchDispatchMode):
         operation = Operation(index, name, pointwise, path, kind, described, values)
         if name == "local_scalar_dense" or not outputs:
             raise ValueError(f"{operation}: the program reads a number from the image, so its way cannot be known")
+        if "out" in arguments:
+            raise ValueError(f"{operation}: it writes into a tensor made elsewhere, which cannot be followed")
         if func._schema.is_mutable:
             self._check_write(operation, result, arguments)
         self.flow.operations.append(operation)
@@ -164,23 +215,10 @@ class _Recorder(TorchDispatchMode):
 
     def _describe(self, leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            kind = self._kind_of.get(leaf.untyped_storage().data_ptr(), "")
-            return self._value_of.get(leaf) or Constant(tuple(leaf.shape), kind)
+            memory = leaf.untyped_storage().data_ptr()
+            return self._value_of.get(leaf) or Constant(tuple(leaf.shape), leaf in self._learned, memory)
         return leaf
 
 
 def _names(func: Any) -> list[str]:
     return [argument.name for argument in func._schema.arguments]
-
-
-def _held_tensors(model: nn.Module) -> dict[int, str]:
-    """Return what kind of tensor each piece of memory is that the model's modules hold."""
-    kinds = {}
-    for module in model.modules():
-        held = {"attribute": vars(module), "buffer": dict(module.named_buffers(recurse=False))}
-        held["parameter"] = dict(module.named_parameters(recurse=False))
-        for kind, tensors in held.items():
-            for tensor in tensors.values():
-                if isinstance(tensor, Tensor):
-                    kinds[tensor.untyped_storage().data_ptr()] = kind
-    return kinds

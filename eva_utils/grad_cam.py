@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eva_utils.predictions import eval_mode
-from eva_utils.receptive_field import last_map
+from eva_utils.receptive_field import keep, last_map
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | None = None) -> Tensor:
@@ -22,16 +22,18 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | 
     modules = dict(model.named_modules())
     if layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), images.device)
     maps: list[Tensor] = []
-    handle = modules[layer].register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    handle = modules[layer].register_forward_hook(lambda _module, _inputs, output: keep(maps, output))
     try:
         with eval_mode(model), torch.enable_grad():
-            logits = model(images.to(device).requires_grad_())
+            logits = model(images.detach().to(device).clone().requires_grad_())
     finally:
         handle.remove()
     if not maps or maps[-1].ndim != 4:
         raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
+    if not 0 <= classes.min() <= classes.max() < logits.shape[1]:
+        raise ValueError(f"classes from {classes.min()} to {classes.max()}: expected 0 to {logits.shape[1] - 1}")
     chosen = logits.gather(1, classes.to(device)[:, None]).sum()
     (gradient,) = torch.autograd.grad(chosen, maps[-1])
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)

@@ -5,7 +5,6 @@ interval of pixels on each axis; its length is the receptive field. Padding coun
 field may be larger than the image.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from eva_utils.dataflow import Operation, trace_dataflow
+from eva_utils.dataflow import Operation, copy_of, trace_dataflow
 from eva_utils.fields import WINDOWS, View, follow
 
 
@@ -37,6 +36,14 @@ class LayerField:
     jump: tuple[float, ...]
     start: tuple[float, ...]
     note: str
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """The centre of the middle unit's field, number ``size // 2`` on each axis, which is the one measured."""
+        return tuple(
+            first + jump * (size // 2)
+            for first, jump, size in zip(self.start, self.jump, self.output_size, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def receptive_field(model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32))
     ends = [views[value] for value in flow.outputs]
     return ReceptiveField(
         tuple(rows),
-        tuple(max(sizes) for sizes in zip(*(view.before or view.sizes for view in ends), strict=True)),
+        tuple(max(sizes) for sizes in zip(*(view.sizes_before for view in ends), strict=True)),
         tuple(max(sizes) for sizes in zip(*(view.sizes for view in ends), strict=True)),
         tuple(dict.fromkeys(path for view in ends for path in view.paths)),
     )
@@ -112,15 +119,14 @@ def _row(operation: Operation, view: View, source: View) -> LayerField:
     notes = []
     if view.joined > 1:
         notes.append(f"largest of {view.joined} paths")
-    if view.before is not None and source.before is None:
-        notes.append(f"global pooling: {format_sizes(view.before)} before")
+    if view.pooled != source.pooled:
+        notes.append(f"global pooling: {format_sizes(view.sizes_before)} before")
     if new := [path for path in view.paths if path not in source.paths]:
         notes.append(f"global path: {', '.join(new)}")
-    lengths = {part.axis: part.size for dim in view.dims for part in dim if part.axis is not None}
     return LayerField(
         name=operation.module,
         kind=operation.kind,
-        output_size=tuple(lengths.get(axis, 1) for axis in range(len(view.axes))),
+        output_size=view.lengths,
         receptive_field=view.sizes,
         jump=tuple(axis.jump for axis in view.axes),
         start=tuple(axis.start for axis in view.axes),
@@ -149,7 +155,7 @@ def touched_pixels(
 
     It is measured as in :func:`measure_receptive_field`. Raises ValueError if no pixel does.
     """
-    clone = copy.deepcopy(model).to("cpu").double().eval()
+    clone = copy_of(model).double()
     for module in list(clone.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm | nn.LayerNorm | nn.modules.instancenorm._InstanceNorm):
@@ -171,7 +177,7 @@ def effective_receptive_field(model: nn.Module, images: Tensor, layer: str | Non
     ``images``, which are normalised (N, C, H, W); see Luo et al. 2016. ``layer`` is a module's name, by default
     that of the last map before the global pooling. The model stays as it is.
     """
-    clone = copy.deepcopy(model).to(images.device).float().eval()
+    clone = copy_of(model).to(images.device)
     pixels = _unit_gradient(clone, images.float(), layer).float().cpu().numpy()
     return pixels / max(pixels.max(), np.finfo(np.float32).tiny)
 
@@ -184,9 +190,9 @@ def _unit_gradient(model: nn.Module, images: Tensor, layer: str | None) -> Tenso
     if layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
     outputs: list[Tensor] = []
-    modules[layer].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    modules[layer].register_forward_hook(lambda _module, _inputs, output: keep(outputs, output))
     with torch.enable_grad():
-        images = images.detach().requires_grad_()
+        images = images.detach().clone().requires_grad_()
         model(images)
         if not outputs or outputs[-1].ndim != images.ndim:
             raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
@@ -201,10 +207,16 @@ def last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
     flow = trace_dataflow(model, input_size)
     views = follow(flow)
     for call in reversed(flow.calls):
-        view = views[call.outputs[0]] if call.outputs else None
-        if view is not None and len(view.dims) == len(input_size) + 1 and all(axis.step > 0 for axis in view.axes):
+        view = views.get(call.outputs[0]) if call.outputs else None
+        if view is not None and len(view.dims) == len(input_size) + 1 and max(view.lengths) > 1:
             return call.path
     raise ValueError("no module of the network gives a map of the image: name a layer")
+
+
+def keep(outputs: list[Tensor], output: Tensor) -> Tensor:
+    """Put a layer's output aside, and give the network a copy to go on with, which it may overwrite."""
+    outputs.append(output)
+    return output.clone()
 
 
 def _make_positive(module: nn.Module) -> None:
@@ -223,6 +235,8 @@ class _AverageForMaximum(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.__name__.startswith("adaptive_max_pool"):
+            return getattr(F, func.__name__.replace("max", "avg").removesuffix("_with_indices"))(*args[:2], **kwargs)
         if func.__name__.strip("_") in ("max_pool1d", "max_pool2d", "max_pool3d"):
             return _average_pool(func(*args, **kwargs).shape, *args, **kwargs)
         return func(*args, **kwargs)

@@ -1,14 +1,13 @@
 """torchsummary's table without torchsummary's traps."""
 
 import contextlib
-import copy
 import io
 
 import torch
 import torchsummary
 from torch import nn
 
-from eva_utils.dataflow import trace_dataflow
+from eva_utils.dataflow import copy_of, trace_dataflow
 from eva_utils.fields import follow
 from eva_utils.receptive_field import format_sizes
 
@@ -22,7 +21,7 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32), *,
     which they ran and sequences have no row. ``receptive_field=True`` adds a column with each row's receptive field
     in pixels, as :func:`receptive_field` computes it.
     """
-    clone = copy.deepcopy(model).to("cpu").float().eval()
+    clone = copy_of(model)
     table = io.StringIO()
     with (
         torch.random.fork_rng(devices=[]),
@@ -41,23 +40,26 @@ def _fields(model: nn.Module, input_size: tuple[int, int, int]) -> list[str]:
     """Return the receptive field of each module that torchsummary gives a row, in its order."""
     flow = trace_dataflow(model, input_size)
     views = follow(flow)
-    return [
-        format_sizes(views[call.outputs[0]].sizes) if call.outputs else "-"
-        for call in flow.calls
-        if not isinstance(call.module, nn.Sequential | nn.ModuleList)
-    ]
+    rows: list[str] = []
+    for call in flow.calls:
+        if not isinstance(call.module, nn.Sequential | nn.ModuleList):
+            view = views.get(call.outputs[0]) if call.outputs else None
+            # torchsummary gives a module that several others share a row for each of them
+            rows += [format_sizes(view.sizes) if view else "-"] * call.owners
+    return rows
 
 
 def _with_fields(table: str, fields: list[str]) -> str:
     """Return torchsummary's table with one more column."""
     title = "Receptive Field"
-    lines, rows = [], iter(fields)
-    for number, line in enumerate(table.splitlines()):
-        if number == 1:
-            line = f"{line:<64}  {title}"
-        elif set(line) in ({"-"}, {"="}):
+    lines, rules, rows = [], 0, iter(fields)
+    for line in table.splitlines():
+        if set(line) in ({"-"}, {"="}):
+            rules += line[0] == "="
             line += line[0] * (2 + len(title))
-        elif line.endswith(tuple("0123456789")) and line.count("[") == 1:
+        elif line.lstrip().startswith("Layer (type)"):
+            line = f"{line:<64}  {title}"
+        elif rules == 1:
             line = f"{line:<64}  {next(rows):>{len(title)}}"
         lines.append(line)
     return "\n".join(lines) + "\n"

@@ -105,7 +105,7 @@ def test_counting_the_pooling_is_the_looser_reading():
         (policy(scale=0), "shift, scale, rotate"),
         (policy(dropout=0), "coarse dropout"),
         (policy(hole=8), "coarse dropout"),
-        (policy(mean=(0, 0, 0)), None),  # another dataset's mean, and the hole has it
+        (policy(mean=(0, 0, 0)), "coarse dropout"),  # a black hole
         (policy(grey=0), "to grey"),
         (A.Compose([policy(), A.Sequential([A.ToGray(p=1)], p=0)]), None),
     ],
@@ -135,7 +135,7 @@ class Tricks(nn.Module):
     def __init__(self, function):
         super().__init__()
         self.function = function
-        self.register_buffer("hidden", torch.ones(16, 16, 1, 1))
+        self.register_buffer("hidden", torch.ones(16, 16, 19, 19))
 
     def forward(self, x):
         return self.function(self, x)
@@ -146,11 +146,82 @@ class Tricks(nn.Module):
     [
         (lambda m, x: F.max_pool2d(x, 2), "no max pooling"),
         (lambda m, x: torch.maximum(x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]), "no max pooling"),
-        (lambda m, x: F.conv2d(x, m.hidden), "parameters"),
+        (lambda m, x: F.conv2d(x, m.hidden, padding=9), "parameters"),
     ],
 )
 def test_tricks_of_the_program_are_seen(function, clause):
     assert broken(network(body=[Tricks(function)])) == [clause]
+
+
+@pytest.mark.parametrize(
+    ("head", "clauses"),
+    [
+        (
+            [Tricks(lambda m, x: x.mean(3).flatten(1)), nn.Linear(256, 10)],
+            ["global average pooling", "no fully connected layer"],
+        ),
+        ([Tricks(lambda m, x: -((-x).amin((2, 3))))], ["no max pooling", "global average pooling"]),
+        ([Tricks(lambda m, x: x.mean((2, 3)) + x.flatten(2).logsumexp(-1))], ["global average pooling"]),
+        ([Tricks(lambda m, x: x.sum((2, 3)) / 256)], []),
+        ([nn.MaxPool2d(1), nn.AdaptiveAvgPool2d(1)], []),
+        ([Tricks(lambda m, x: torch.einsum("nchw,oc->nohw", x, torch.ones(10, 16))), nn.AdaptiveAvgPool2d(1)], []),
+    ],
+)
+def test_heads_are_judged_by_what_they_do(head, clauses):
+    assert broken(network(head=head)) == clauses
+
+
+def test_a_pooling_in_disguise_is_not_counted_before_the_pooling():
+    head = [nn.Conv2d(16, 10, 1), nn.AvgPool2d(15, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    assert broken(network(dilation=2, head=head)) == ["receptive field before pooling"]
+
+
+def test_a_field_of_padding_is_not_a_field():
+    body = [nn.Conv2d(16, 16, 3, padding=100, dilation=100)]
+    assert "receptive field before pooling" in broken(network(body=body))
+
+
+def test_weights_that_are_not_registered_count():
+    class Hides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [nn.Conv2d(16, 16, 3, padding=1) for _ in range(40)]
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    check = check_assignment(network(body=[Hides()]), 0.9, policy(), "bonus")
+    assert check.clauses[1].passed is False
+    assert "92,160 of them are weights that are no parameters" in check.clauses[1].where
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        (Tricks(lambda m, x: x * torch.sigmoid(x)),),
+        (nn.BatchNorm2d(16), Tricks(lambda m, x: x * F.relu6(x + 3) / 6)),
+        (Tricks(lambda m, x: (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)),),
+        (nn.Hardswish(), nn.GroupNorm(2, 16)),
+    ],
+)
+def test_activations_and_normalisations_of_ones_own_may_stand_between(between):
+    assert broken(network(between=between)) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "missing"),
+    [
+        ([A.Affine(translate_percent=0.1), A.Affine(scale=(0.9, 1.1)), A.Rotate(10)], []),
+        ([A.Affine(translate_px=3, rotate=5, scale=(1, 1))], ["shift, scale, rotate"]),
+        ([A.SomeOf([A.Affine(translate_percent=0.1, scale=(0.9, 1.1), rotate=5)], n=0)], ["shift, scale, rotate"]),
+    ],
+)
+def test_shift_scale_and_rotate_may_be_several_steps(steps, missing):
+    hole = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16), fill=0, p=1)
+    transform = A.Compose([A.HorizontalFlip(), *steps, A.ToGray(), A.Normalize(), hole])  # 0 is the mean, after it
+    assert broken(network(), transform=transform) == missing
 
 
 def test_layers_that_the_output_does_not_need_do_not_count():
@@ -217,7 +288,8 @@ def test_bad_arguments_are_refused(arguments, message):
         check_assignment(network(), **arguments)
 
 
-def test_the_mean_is_the_one_that_normalises():
+def test_another_datasets_mean_can_be_given():
     mean = (0.5, 0.4, 0.3)
     assert mean != CIFAR10_MEAN
-    assert broken(network(), transform=policy(mean=mean)) == []
+    assert broken(network(), transform=policy(mean=mean)) == ["coarse dropout"]
+    assert broken(network(), transform=policy(mean=mean), mean=mean) == []

@@ -56,3 +56,29 @@ def test_what_does_not_fit_is_named():
         grad_cam(model, images, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="no layer 'head'"):
         grad_cam(model, images, torch.zeros(2, dtype=torch.int64), layer="head")
+
+
+def test_a_layer_whose_output_is_overwritten_is_seen_as_it_was():
+    torch.manual_seed(0)
+
+    def build(inplace):
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.ReLU(inplace),
+            nn.Conv2d(8, 8, 3),
+            nn.ReLU(inplace),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
+
+    plain, inplace = build(False), build(True)
+    inplace.load_state_dict(plain.state_dict())
+    images, classes = torch.randn(2, 3, 16, 16), torch.tensor([0, 3])
+    assert torch.equal(grad_cam(plain, images, classes, layer="2"), grad_cam(inplace, images, classes, layer="2"))
+    assert not images.requires_grad
+
+
+def test_classes_out_of_range_are_named():
+    with pytest.raises(ValueError, match="classes from 0 to 10: expected 0 to 9"):
+        grad_cam(build_network("dilated_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 10]))

@@ -16,7 +16,13 @@ from eva_utils.plots.curves import (
 )
 from eva_utils.plots.images import plot_augmentations, plot_heat_maps, plot_mistakes, plot_samples
 from eva_utils.predictions import Predictions
+from eva_utils.receptive_field import LayerField
 from eva_utils.transforms import course_policy
+
+
+def layer(field):
+    """A layer of 8x8 units, two pixels apart, the first one around pixel 8."""
+    return LayerField("conv", "Conv2d", (8, 8), field, (2.0, 2.0), (8.0, 8.0), "")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def figures(request, history, predictions, shapes):
             plot_histories({"batch": history, "layer": history}, title="a title"),
             plot_confusion(predictions, shapes.classes),
             plot_calibration(predictions),
-            plot_receptive_field(np.eye(32), (71, 9)),
+            plot_receptive_field(np.eye(32), layer((71, 9))),
             plot_heat_maps(shapes, predictions, [3, 4], torch.rand(2, 32, 32), torch.rand(2, 32, 32)),
         ]
 
@@ -160,11 +166,11 @@ def test_the_confusion_matrix_shows_counts_and_shares(predictions, shapes):
 
 
 def test_a_receptive_field_is_a_square_around_the_centre():
-    figure = plot_receptive_field(np.zeros((32, 32)), (9, 5))
+    figure = plot_receptive_field(np.zeros((32, 32)), layer((9, 5)))  # around pixel 8 + 2 * 8 // 2 = 16
     (square,) = figure.axes[0].patches
-    assert square.get_bbox().bounds == (13.0, 11.0, 5, 9)
+    assert square.get_bbox().bounds == (13.5, 11.5, 5, 9)
     assert "beyond" not in figure.axes[0].get_title()
-    assert "beyond the image" in plot_receptive_field(np.zeros((32, 32)), (101, 101)).axes[0].get_title()
+    assert "beyond the image" in plot_receptive_field(np.zeros((32, 32)), layer((101, 101))).axes[0].get_title()
 
 
 def test_heat_maps_lie_over_their_images(shapes, predictions):

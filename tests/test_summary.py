@@ -59,3 +59,40 @@ def test_the_receptive_field_is_one_more_column(name, last):
     assert rows[-1].split()[-1] == last
     for narrow, line in zip(plain, wide, strict=True):
         assert line.startswith(narrow.rstrip())
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x.chunk(2, dim=1)
+
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.halves, self.last = nn.Conv2d(3, 4, 3), Halves(), nn.Conv2d(2, 2, 5)
+
+    def forward(self, x):
+        return self.last(self.halves(self.first(x))[0])
+
+
+def test_modules_that_return_several_tensors_keep_their_row():
+    rows = [line for line in summary(Half(), receptive_field=True).splitlines() if "[" in line]
+    assert [line.split()[-1] for line in rows] == ["3", "3", "7"]
+
+
+def test_a_module_that_others_share_has_a_row_for_each_as_in_torchsummary():
+    relu = nn.ReLU()
+
+    class Block(nn.Module):
+        def __init__(self, kernel_size):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 3, kernel_size), relu
+
+        def forward(self, x):
+            return self.relu(self.conv(x))
+
+    rows = [
+        line for line in summary(nn.Sequential(Block(3), Block(5)), receptive_field=True).splitlines() if "[" in line
+    ]
+    assert [line.split()[-1] for line in rows if "Conv2d" in line] == ["3", "7"]
+    assert [line.split()[-1] for line in rows if "Block" in line] == ["3", "7"]

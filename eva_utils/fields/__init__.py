@@ -20,7 +20,7 @@ def follow(flow: Dataflow) -> Views:
     """
     _, channels, *sizes = flow.image.shape
     dims = ((), (Part(channels),), *((Part(size, axis),) for axis, size in enumerate(sizes)))
-    views = {flow.image: View(tuple(Axis() for _ in sizes), dims)}
+    views = Views({flow.image: View(tuple(Axis() for _ in sizes), dims, (None,) * len(sizes))})
     for operation in flow.operations:
         try:
             results = _rule(operation)(operation, views)
@@ -71,6 +71,8 @@ RULES: dict[str, Rule] = {
     **_rules(layouts.split, "split split_with_sizes chunk unbind select glu"),
     **_rules(layouts.slice, "slice"),
     **_rules(layouts.concatenate, "cat"),
+    **_rules(layouts.stack, "stack"),
+    **_rules(layouts.repeat, "repeat"),
     **_rules(layouts.pad, " ".join(["constant_pad_nd", *PADS])),
     **_rules(windows.convolution, "convolution"),
     **_rules(windows.pool, " ".join(POOLS)),

@@ -18,10 +18,10 @@ class Axis:
     last: tuple[float, ...] = (0,)
     step: int = 1
 
-    @property
-    def size(self) -> int:
-        """The receptive field of the unit that sees most, in pixels."""
-        return int(max(0, *(last - first + 1 for first, last in zip(self.first, self.last, strict=True))))
+    def size(self, units: int) -> int:
+        """Return the receptive field of that of the first ``units`` units that sees most, in pixels."""
+        pairs = list(zip(self.first, self.last, strict=True))[:units]
+        return int(max(0, *(last - first + 1 for first, last in pairs)))
 
     @property
     def jump(self) -> float:

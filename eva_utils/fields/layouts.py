@@ -30,18 +30,22 @@ def pointwise(operation: Operation, views: Views) -> list[View]:
 def join(operation: Operation, inputs: list[View], shape: tuple[int, ...]) -> View:
     """Return what units see that depend on a unit of each input, broadcast to ``shape``."""
     inputs = [_aligned(view, shape) for view in inputs]
-    axes, paths, local = [], [path for view in inputs for path in view.paths], []
+    axes, pooled, local = [], [], []
+    paths = [path for view in inputs for path in view.paths]
     for number in range(len(inputs[0].axes)):
         moving = [view for view in inputs if view.axes[number].step > 0] or inputs
-        paths += [view.pooled_by or path_name(operation) for view in inputs if not any(view is m for m in moving)]
+        still = [view for view in inputs if not any(view is other for other in moving)]
+        paths += [path_name((*view.pooled_by, operation)[0]) for view in still]
         local += [view for view in moving if not any(view is other for other in local)]
         axes.append(functools.reduce(Axis.join, [view.axes[number] for view in moving]))
-    pooled = [view for view in inputs if view.before] if all(axis.step == 0 for axis in axes) else []
+        gone = not axes[-1].step and any(view.pooled[number] is not None for view in inputs)
+        pooled.append(max(view.sizes_before[number] for view in inputs) if gone else None)
+    by = [other for view in inputs for other in view.pooled_by] if any(size is not None for size in pooled) else []
     return View(
         axes=tuple(axes),
         dims=tuple(_common([view.dims[n] for view in inputs], size) for n, size in enumerate(shape)),
-        before=tuple(max(sizes) for sizes in zip(*(view.before for view in pooled), strict=True)) or None,
-        pooled_by=pooled[0].pooled_by if pooled else "",
+        pooled=tuple(pooled),
+        pooled_by=tuple(dict.fromkeys(by)),
         paths=tuple(dict.fromkeys(paths)),
         joined=len(local) if any(view.axes != local[0].axes for view in local) else 1,
     )
@@ -60,6 +64,7 @@ def _aligned(view: View, shape: tuple[int, ...]) -> View:
 def _common(dims: list[tuple[Part, ...]], size: int) -> tuple[Part, ...]:
     """Return the layout of a dimension of ``size`` in which tensors meet; channels may be cut in several ways."""
     full = [dim for dim in dims if length(dim) == size]
+    full = [dim for dim in full if not any(part.same for part in dim)] or full
     cores = [tuple(part for part in dim if part.size > 1) for dim in full]
     maps = [core for core in cores if any(part.axis is not None for part in core)]
     if maps and any(core != maps[0] for core in cores):
@@ -67,7 +72,7 @@ def _common(dims: list[tuple[Part, ...]], size: int) -> tuple[Part, ...]:
     axes = [part.axis for dim in dims for part in dim if part.axis is not None]
     if full and (size > 1 or not axes):
         return full[0]
-    return (Part(size, axes[0]),) if axes else as_dim(size)
+    return (Part(size, axes[0]),) if axes else (Part(size, same=True),) if size > 1 else ()
 
 
 def concatenate(operation: Operation, views: Views) -> list[View]:
@@ -97,22 +102,32 @@ def reshape(operation: Operation, views: Views) -> list[View]:
 
 def _cut(parts: list[Part], shape: tuple[int, ...]) -> tuple[tuple[Part, ...], ...]:
     """Deal the parts out to dimensions of the sizes ``shape``, from the last to the first."""
-    waiting, dims = list(parts), []
+    waiting, dims = _merged(parts), []
     for size in reversed(shape):
         dim: list[Part] = []
         if size == 1 and waiting and waiting[-1].size == 1:
             dim.append(waiting.pop())
         while length(dim) < size:
             part = waiting.pop()
-            needed = size // length(dim)
+            needed, rest = divmod(size, length(dim))
+            if rest or (part.size > needed and (part.axis is not None or part.size % needed)):
+                raise ValueError("it cuts a map into pieces")
             if part.size > needed:
-                if part.axis is not None or part.size % needed:
-                    raise ValueError("it cuts a map into pieces")
                 waiting.append(Part(part.size // needed))
                 part = Part(needed)
             dim.insert(0, part)
         dims.insert(0, tuple(dim))
     return ((*waiting, *dims[0]), *dims[1:]) if dims else ()  # what waits still is of size 1
+
+
+def _merged(parts: list[Part]) -> list[Part]:
+    """Return the parts with neighbouring channels in one."""
+    merged: list[Part] = []
+    for part in parts:
+        if merged and part.axis is None and merged[-1].axis is None:
+            part = Part(merged.pop().size * part.size)
+        merged.append(part)
+    return merged
 
 
 def permute(operation: Operation, views: Views) -> list[View]:
@@ -145,9 +160,31 @@ def expand(operation: Operation, views: Views) -> list[View]:
     return [join(operation, [source(operation, views)], operation.outputs[0].shape)]
 
 
+def stack(operation: Operation, views: Views) -> list[View]:
+    """Put tensors beside each other in a new dimension."""
+    tensors, shape = operation.arguments["tensors"], operation.outputs[0].shape
+    number = operation.arguments.get("dim", 0) % len(shape)
+    inputs = [views[value] for value in dict.fromkeys(t for t in tensors if isinstance(t, Value))]
+    level = [replace(view, dims=(*view.dims[:number], as_dim(shape[number]), *view.dims[number:])) for view in inputs]
+    return [join(operation, level, shape)]
+
+
+def repeat(operation: Operation, views: Views) -> list[View]:
+    """Repeat channels; repeated maps are refused."""
+    view, shape = source(operation, views), operation.outputs[0].shape
+    dims = ((),) * (len(shape) - len(view.dims)) + view.dims
+    view = replace(view, dims=dims)
+    for number, size in enumerate(shape):
+        if size != length(dims[number]):
+            if view.spread(number):
+                raise ValueError("it puts maps beside each other")
+            view = with_dim(view, number, as_dim(size))
+    return [view]
+
+
 def split(operation: Operation, views: Views) -> list[View]:
     view = source(operation, views)
-    number = operation.arguments.get("dim", 0) % len(view.dims)
+    number = operation.arguments.get("dim", -1 if operation.name == "glu" else 0) % len(view.dims)
     if view.spread(number):
         raise ValueError("it cuts a map into pieces")
     results = []

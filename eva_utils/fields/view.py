@@ -1,7 +1,7 @@
 """What one tensor sees of the image, and the steps that all rules are made of."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from eva_utils.dataflow import Operation, Value
@@ -10,39 +10,61 @@ from eva_utils.fields.axis import Axis
 
 @dataclass(frozen=True)
 class Part:
-    """A factor of a tensor's dimension: ``size`` units along a spatial ``axis``, or channels and the like (None)."""
+    """A factor of a tensor's dimension: ``size`` units along a spatial ``axis``, or channels and the like (None).
+
+    ``same`` marks a dimension that was made by repeating one unit.
+    """
 
     size: int
     axis: int | None = None
+    same: bool = False
 
 
 @dataclass(frozen=True)
 class View:
     """What a tensor sees: its spatial axes and where they are among its dimensions.
 
-    A dimension is a product of parts, so that flattening a map and undoing it can be followed. ``before`` keeps the
-    sizes that the fields had before the map was pooled to one unit. ``paths`` names the operations that let the
-    whole map in by the side, as a gate or a statistic, and ``joined`` how many paths met here.
+    A dimension is a product of parts, so that flattening a map and undoing it can be followed. ``pooled`` keeps, for
+    each axis on which the map was pooled to one unit, the size of the field before that, and ``pooled_by`` the
+    operations that did it. ``paths`` names the operations that let the whole map in by the side, as a gate or a
+    statistic, and ``joined`` how many paths met here.
     """
 
     axes: tuple[Axis, ...]
     dims: tuple[tuple[Part, ...], ...]
-    before: tuple[int, ...] | None = None
-    pooled_by: str = ""
+    pooled: tuple[int | None, ...]
+    pooled_by: tuple[Operation, ...] = ()
     paths: tuple[str, ...] = ()
     joined: int = 1
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """The number of units on each axis."""
+        sizes = {part.axis: part.size for dim in self.dims for part in dim}
+        return tuple(sizes.get(axis, 1) for axis in range(len(self.axes)))
+
+    @property
     def sizes(self) -> tuple[int, ...]:
-        """The receptive field on each axis."""
-        return tuple(axis.size for axis in self.axes)
+        """The receptive field on each axis, of the unit that sees most."""
+        return tuple(axis.size(units) for axis, units in zip(self.axes, self.lengths, strict=True))
+
+    @property
+    def sizes_before(self) -> tuple[int, ...]:
+        """The receptive field on each axis before the map was pooled to one unit, where it was."""
+        return tuple(size if old is None else old for size, old in zip(self.sizes, self.pooled, strict=True))
 
     def spread(self, dim: int) -> list[Part]:
         """Return the parts of a dimension that hold several units of a map."""
         return [part for part in self.dims[dim] if part.axis is not None and part.size > 1]
 
 
-Views = dict[Value, View]
+class Views(dict[Value, View]):
+    """What the tensors see; a tensor of which that is not known is refused."""
+
+    def __missing__(self, value: Value) -> View:
+        raise ValueError("it reads a side result of another operation, which is not followed")
+
+
 Rule = Callable[[Operation, Views], list[View]]
 
 
@@ -107,22 +129,23 @@ def chosen_dims(operation: Operation, view: View) -> list[int]:
 
 def collapse(view: View, parts: Iterable[Part], operation: Operation) -> View:
     """Return the view after a sum over all units along the axes that ``parts`` belong to."""
-    lengths = {part.axis: part.size for part in parts if part.axis is not None and part.size > 1}
-    if not lengths:
-        return view
+    sizes = {part.axis: part.size for part in parts if part.axis is not None and part.size > 1}
     axes = list(view.axes)
-    for axis, size in lengths.items():
+    for axis, size in sizes.items():
         axes[axis] = axes[axis].gather([range(size)], 0)
-    return pool_to_one(replace(view, axes=tuple(axes)), view, operation, lengths)
+    return pool_to_one(replace(view, axes=tuple(axes)), view, operation, set(sizes))
 
 
-def pool_to_one(view: View, before: View, operation: Operation, axes: Iterable[int] | None = None) -> View:
-    """Return the view of a map of which one unit is left on ``axes`` (default: all)."""
-    chosen = range(len(view.axes)) if axes is None else axes
-    still = tuple(axis.still() if n in chosen else axis for n, axis in enumerate(view.axes))
-    return replace(
-        view, axes=still, before=before.before or before.sizes, pooled_by=before.pooled_by or path_name(operation)
+def pool_to_one(view: View, before: View, operation: Operation, axes: Collection[int]) -> View:
+    """Return the view of a map of which one unit is left on ``axes``."""
+    if not axes:
+        return view
+    still = tuple(axis.still() if number in axes else axis for number, axis in enumerate(view.axes))
+    pooled = tuple(
+        size if number in axes and old is None else old
+        for number, (old, size) in enumerate(zip(before.pooled, before.sizes, strict=True))
     )
+    return replace(view, axes=still, pooled=pooled, pooled_by=(*before.pooled_by, operation))
 
 
 def with_paths(paths: tuple[str, ...], more: list[str]) -> tuple[str, ...]:

@@ -34,9 +34,11 @@ def reduce(operation: Operation, views: Views) -> list[View]:
 
 def multiply(operation: Operation, views: Views) -> list[View]:
     """Matrix products: the sum over one dimension of each factor."""
-    names = ("mat1", "mat2") if "mat1" in operation.arguments else ("self", "mat2")
-    names = ("batch1", "batch2") if "batch1" in operation.arguments else names
-    left, right = (operation.arguments[name] for name in names)
+    arguments = operation.arguments
+    names = next(pair for pair in (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2")) if pair[0] in arguments)
+    left, right = (arguments[name] for name in names)
+    if names[0] != "self" and isinstance(arguments["self"], Value):
+        raise ValueError("the image comes in through what is added to the product")
     if not all(isinstance(factor, Value) for factor in (left, right)):
         value, number = (left, -1) if isinstance(left, Value) else (right, -2)
         view = replace(views[value], joined=1)
@@ -45,17 +47,22 @@ def multiply(operation: Operation, views: Views) -> list[View]:
         dims[number] = as_dim(operation.outputs[0].shape[number])
         return [replace(result, dims=tuple(dims))]
     a, b = views[left], views[right]
-    rows, columns = a.dims[-2], b.dims[-1]
-    whole = any(view.spread(number) for view, number in ((a, -1), (b, -2), (b, -1)))
-    if not a.spread(-2) and whole:
+    maps = [[view.spread(number) for number in (-2, -1)] for view in (a, b)]
+    batch = [view.spread(number) for view in (a, b) for number in range(len(view.dims) - 2)]
+    if any(batch) or (not maps[0][0] and any(map(any, maps))):
         raise ValueError("both factors of the product come from the map")
-    plain = as_dim(length(columns))
-    result = replace(a, dims=(*a.dims[:-2], rows, plain), joined=1)
-    return [replace(result, paths=with_paths(a.paths + b.paths, [path_name(operation)] if whole else []))]
+    # each place of the left factor weighs what comes from all places of the right one, as attention does
+    result = replace(a, dims=(*a.dims[:-1], as_dim(length(b.dims[-1]))), joined=1)
+    return [replace(result, paths=with_paths(a.paths + b.paths, [path_name((*b.pooled_by, operation)[0])]))]
 
 
 def attention(operation: Operation, views: Views) -> list[View]:
-    query, key, value = (views[operation.arguments[name]] for name in ("query", "key", "value"))
+    factors = [operation.arguments[name] for name in ("query", "key", "value")]
+    if not all(isinstance(factor, Value) for factor in factors):
+        raise ValueError("a query, key or value does not come from the image")
+    query, key, value = (views[factor] for factor in factors)
+    if any(view.spread(number) for view in (query, key, value) for number in range(len(view.dims) - 2)):
+        raise ValueError("it attends along one axis of the map")
     whole = [path_name(operation)] if key.spread(-2) or value.spread(-2) else []
     result = replace(query, joined=1, paths=with_paths(query.paths + key.paths + value.paths, whole))
     return [replace(result, dims=(*query.dims[:-1], as_dim(operation.outputs[0].shape[-1])))]

@@ -1,6 +1,7 @@
 """Rules for operations whose units read windows of units: convolutions, poolings, upsamplings."""
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 
 from eva_utils.dataflow import Operation
@@ -38,10 +39,7 @@ def pool(operation: Operation, views: Views) -> list[View]:
     sizes, before = operation.outputs[0].shape, view
     for number, size, step, pad, gap in zip(dims, kernel, stride, padding, dilation, strict=True):
         view = gathered(view, number, [[gap * k - pad for k in range(size)]], step, sizes[number])
-    covered = [length(before.dims[n]) <= k - p for n, k, p in zip(dims, kernel, padding, strict=True)]
-    if all(sizes[number] == 1 for number in dims) and all(covered) and any(before.spread(number) for number in dims):
-        view = pool_to_one(view, before, operation)
-    return [view] * len(operation.outputs)
+    return [_to_one(view, before, operation, dims)] * len(operation.outputs)
 
 
 def adaptive_pool(operation: Operation, views: Views) -> list[View]:
@@ -52,15 +50,22 @@ def adaptive_pool(operation: Operation, views: Views) -> list[View]:
         units = length(view.dims[number])
         reads = [range(unit * units // size, -(-(unit + 1) * units // size)) for unit in range(size)]
         view = gathered(view, number, reads, units, size)
-    if all(size == 1 for size in sizes) and any(before.spread(number) for number in dims):
-        view = pool_to_one(view, before, operation)
-    return [view] * len(operation.outputs)
+    return [_to_one(view, before, operation, dims)] * len(operation.outputs)
+
+
+def _to_one(view: View, before: View, operation: Operation, dims: Iterable[int]) -> View:
+    """Return the view after a pooling, which may have left one unit of a map."""
+    axes = {part.axis for number in dims for part in before.spread(number) if operation.outputs[0].shape[number] == 1}
+    return pool_to_one(view, before, operation, axes)
 
 
 def upsample(operation: Operation, views: Views) -> list[View]:
     view = source(operation, views)
     if operation.arguments.get("align_corners"):
         raise ValueError("with align_corners each unit is read at a place of its own")
+    scales = [scale for name, scale in operation.arguments.items() if name.startswith("scale") and scale is not None]
+    if any(abs(scale - round(scale)) > 1e-9 for scale in scales if isinstance(scale, float)):
+        raise ValueError("only upsampling by a whole factor can be judged")
     taps = {"nearest": (0, 0), "linear": (0, 1), "cubic": (-1, 2)}
     low, high = next(taps[kind] for kind in ("nearest", "cubic", "linear") if kind in operation.name)
 

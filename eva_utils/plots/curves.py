@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from eva_utils.history import History
 from eva_utils.plots.figures import closed
 from eva_utils.predictions import Predictions
+from eva_utils.receptive_field import LayerField
 
 
 def plot_history(history: History, *, title: str = "") -> Figure:
@@ -132,18 +133,21 @@ def plot_calibration(predictions: Predictions, *, bins: int = 15) -> Figure:
     return closed(figure)
 
 
-def plot_receptive_field(picture: np.ndarray, field: tuple[int, int], *, ax: Axes | None = None) -> Figure:
-    """Show an effective receptive field (H, W) and the square of the theoretical one, ``field``, around its centre.
+def plot_receptive_field(picture: np.ndarray, layer: LayerField, *, ax: Axes | None = None) -> Figure:
+    """Show the effective receptive field (H, W) of a layer's middle unit and the square of the theoretical one.
 
-    Where the square is larger than the image, only the image is shown, and the title says so.
+    ``layer`` is the layer's row for an image of that size. Where the square goes beyond the image, only the image is
+    shown, and the title says so.
     """
     figure = ax.figure if ax else plt.figure(figsize=(4, 4), layout="constrained")
     ax = ax or figure.subplots()
     height, width = picture.shape
     ax.imshow(picture**0.5, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
-    corner = ((width - 1 - field[1]) / 2, (height - 1 - field[0]) / 2)
+    field, centre = layer.receptive_field, layer.centre
+    corner = (centre[1] - field[1] / 2, centre[0] - field[0] / 2)  # a pixel reaches half a pixel to each side
     ax.add_patch(Rectangle(corner, field[1], field[0], fill=False, edgecolor="cyan", linewidth=1.5))
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-    beyond = " (beyond the image)" if field[0] > height or field[1] > width else ""
+    outside = corner[0] < -0.5 or corner[1] < -0.5 or corner[0] + field[1] > width or corner[1] + field[0] > height
+    beyond = " (beyond the image)" if outside else ""
     ax.set_title(f"theory {field[0]}x{field[1]}{beyond}", fontsize=10)
     return closed(figure)
