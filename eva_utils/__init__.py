@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import, albumentations would ask the network for news
 
 from eva_utils.assignment import AssignmentCheck, check_assignment
-from eva_utils.checkpoint import load_checkpoint, save_checkpoint
+from eva_utils.checkpoint import load_checkpoint, on_drive, save_checkpoint
 from eva_utils.grad_cam import grad_cam
 from eva_utils.history import Evaluation, History
 from eva_utils.images import (
@@ -105,6 +105,7 @@ __all__ = [
     "make_loader",
     "measure_receptive_field",
     "muon_groups",
+    "on_drive",
     "one_cycle",
     "plot_augmentations",
     "plot_calibration",

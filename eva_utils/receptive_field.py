@@ -97,8 +97,9 @@ def receptive_field(model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32))
     rows = []
     for operation in flow.operations:
         view = views.get(operation.outputs[0])
-        if view is not None and _is_layer(operation, view, [views[value] for value in operation.inputs]):
-            rows.append(_row(operation, view, views[operation.inputs[0]]))
+        inputs = [views[value] for value in operation.inputs]
+        if view is not None and _is_layer(operation, view, inputs):
+            rows.append(_row(operation, view, inputs))
     ends = [views[value] for value in flow.outputs]
     return ReceptiveField(
         tuple(rows),
@@ -115,13 +116,13 @@ def _is_layer(operation: Operation, view: View, inputs: list[View]) -> bool:
     return any(view.axes != other.axes for other in inputs) and operation.name != "slice"
 
 
-def _row(operation: Operation, view: View, source: View) -> LayerField:
+def _row(operation: Operation, view: View, inputs: list[View]) -> LayerField:
     notes = []
     if view.joined > 1:
         notes.append(f"largest of {view.joined} paths")
-    if view.pooled != source.pooled:
+    if any(size is not None for size in view.pooled) and all(view.pooled != other.pooled for other in inputs):
         notes.append(f"global pooling: {format_sizes(view.sizes_before)} before")
-    if new := [path for path in view.paths if path not in source.paths]:
+    if new := [path for path in view.paths if not any(path in other.paths for other in inputs)]:
         notes.append(f"global path: {', '.join(new)}")
     return LayerField(
         name=operation.module,

@@ -106,6 +106,7 @@ def plot_confusion(predictions: Predictions, classes: tuple[str, ...]) -> Figure
         ax.text(number + 0.5, number + 0.5, texts[number], ha="center", va="center", fontsize=9, weight="bold")
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.tick_params(axis="x", labelrotation=45)
+    ax.tick_params(axis="y", labelrotation=0)
     return closed(figure)
 
 
