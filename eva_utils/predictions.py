@@ -142,8 +142,32 @@ def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32")
     logits, labels = [], []
     with eval_mode(model), autocast(device, precision):
         for images, batch_labels in loader:
-            logits.append(model(images.to(device, non_blocking=True)).float().cpu())
+            check_batch(images, batch_labels)
+            outputs = model(images.to(device, non_blocking=True))
+            check_logits(outputs, batch_labels)
+            logits.append(outputs.float().cpu())
             labels.append(batch_labels)
     if not logits:
         raise ValueError("the loader gives no batches: it needs at least one image")
     return Predictions(torch.cat(logits), torch.cat(labels))
+
+
+def check_batch(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless images are floating point (B, C, H, W) and labels int64 (B,)."""
+    if not (torch.is_tensor(images) and images.is_floating_point() and images.ndim == 4):
+        what = f"{images.dtype} {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
+        raise ValueError(f"the loader gives images {what}: expected normalised floats (B, channels, height, width)")
+    if not (torch.is_tensor(labels) and labels.dtype == torch.int64 and labels.shape == images.shape[:1]):
+        what = f"{labels.dtype} {tuple(labels.shape)}" if torch.is_tensor(labels) else type(labels).__name__
+        raise ValueError(f"the loader gives labels {what}: expected torch.int64 ({len(images)},), one an image")
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless the network gave logits (B, classes), one row an image."""
+    if not torch.is_tensor(logits):
+        raise ValueError(f"the network gives a {type(logits).__name__}: expected one tensor of logits (B, classes)")
+    if logits.ndim != 2 or len(logits) != len(labels):
+        count = len(labels)
+        raise ValueError(
+            f"the network gives {tuple(logits.shape)} for {count} images: expected logits ({count}, classes)"
+        )

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from eva_utils.history import HEADER, Evaluation, History
 from eva_utils.loaders import EpochSampler
-from eva_utils.predictions import predict
+from eva_utils.predictions import check_batch, check_logits, predict
 from eva_utils.progress import Progress
 from eva_utils.resume import EpochSoFar, Saver, interruptions
 from eva_utils.runtime import autocast, best_device, best_precision
@@ -130,11 +130,13 @@ def _step(
     labels: Tensor,
 ) -> tuple[Tensor, Tensor, float]:
     """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
+    check_batch(images, labels)
     device = next(model.parameters()).device
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
     labels = labels.to(device, non_blocking=True)
     with autocast(device, precision):
         logits = model(images)
+        check_logits(logits, labels)
         loss = loss_fn(logits.float(), labels)
     optimizer.zero_grad()
     scaler.scale(loss).backward()

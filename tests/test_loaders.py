@@ -12,6 +12,8 @@ from eva_utils.images import ImageSet
 from eva_utils.loaders import augment, make_loader
 from eva_utils.transforms import course_policy, eval_policy
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+
 COUNT = 64
 
 
@@ -64,7 +66,6 @@ def test_that_test_fails_with_a_plain_dataloader(alike):
     assert repeats(all_batches(plain, epochs=3)) >= 2 * COUNT  # each epoch is the first one again
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # 4 workers on fewer cores
 def test_a_seed_gives_the_same_batches_for_any_number_of_workers(alike):
     def run(workers, seed=3):
         loader = make_loader(alike, course_policy(), batch_size=10, shuffle=True, seed=seed, workers=workers)
