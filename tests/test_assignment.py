@@ -293,3 +293,30 @@ def test_another_datasets_mean_can_be_given():
     assert mean != CIFAR10_MEAN
     assert broken(network(), transform=policy(mean=mean)) == ["coarse dropout"]
     assert broken(network(), transform=policy(mean=mean), mean=mean) == []
+
+
+@pytest.mark.parametrize(("tier", "accuracy"), [("standard", 0.85), ("bonus", 0.87)])
+def test_the_accuracy_asked_for_is_enough_and_less_is_not(tier, accuracy):
+    assert broken(network(), tier, accuracy) == []
+    assert broken(network(), tier, accuracy - 0.0001) == ["test accuracy"]
+
+
+@pytest.mark.parametrize(("tier", "limit"), [("standard", 200_000), ("bonus", 100_000)])
+def test_parameters_have_to_be_fewer_than_the_limit(tier, limit):
+    model = network()
+    model.register_parameter("more", nn.Parameter(torch.zeros(limit - 1 - sum(p.numel() for p in model.parameters()))))
+    assert broken(model, tier) == []
+    model.register_parameter("one", nn.Parameter(torch.zeros(1)))
+    assert broken(model, tier) == ["parameters"]
+
+
+@pytest.mark.parametrize(("tier", "field"), [("standard", 44), ("bonus", 52)])
+def test_the_field_has_to_be_larger_than_the_limit(tier, field):
+    def build(size):
+        wide = nn.Conv2d(16, 16, size - 8, padding=(size - 8) // 2, groups=16)
+        dilated = nn.Conv2d(16, 16, 3, padding=2, dilation=2)
+        layers = [nn.Conv2d(3, 16, 1), wide, dilated, *separable(16, 16), *separable(16, 10)]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    assert broken(build(field + 1), tier) == []
+    assert broken(build(field), tier) == ["receptive field before pooling"]

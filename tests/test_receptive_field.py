@@ -309,50 +309,16 @@ def test_the_model_stays_as_it_was():
 
 # -- against the gradient -----------------------------------------------------------------------------------
 
-LAYERS = st.one_of(
-    st.builds(
-        lambda k, s, d, p, g: nn.Conv2d(2, 2, k, s, p, d, groups=g),
-        st.tuples(st.integers(1, 4), st.integers(1, 4)),
-        st.tuples(st.integers(1, 3), st.integers(1, 2)),
-        st.tuples(st.integers(1, 3), st.integers(1, 2)),
-        st.tuples(st.integers(0, 2), st.integers(0, 3)),
-        st.sampled_from([1, 2]),
-    ),
-    st.builds(
-        lambda k, s, d: nn.ConvTranspose2d(2, 2, k, s, dilation=d),
-        st.tuples(st.integers(2, 4), st.integers(1, 4)),
-        st.tuples(st.integers(1, 2), st.integers(1, 3)),
-        st.integers(1, 2),
-    ),
-    st.builds(
-        lambda k, s, p, c: nn.MaxPool2d(k, s, min(p, k // 2), ceil_mode=c),
-        st.integers(2, 3),
-        st.integers(1, 3),
-        st.integers(0, 1),
-        st.booleans(),
-    ),
-    st.builds(nn.AvgPool2d, st.tuples(st.integers(1, 3), st.integers(1, 3)), st.integers(1, 2)),
-    st.builds(
-        lambda f, m: nn.Upsample(scale_factor=f, mode=m), st.integers(2, 3), st.sampled_from(["nearest", "bilinear"])
-    ),
-    st.builds(
-        lambda k, d, j: Branch(k, d, j),
-        st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 3])),
-        st.integers(1, 3),
-        st.sampled_from(["add", "mul", "cat"]),
-    ),
-)
-
 
 class Branch(nn.Module):
     """Two paths of one size that meet."""
 
-    def __init__(self, kernel_size, dilation, join):
+    def __init__(self, kernel_size, dilation, stride, join):
         super().__init__()
         self.join = join
-        self.short = nn.Conv2d(2, 2, (3, 1), padding=(1, 0))
+        self.short = nn.Conv2d(2, 2, (3, 1), stride, padding=(1, 0))
         pad = tuple(dilation * (k - 1) // 2 for k in kernel_size)
-        self.long = nn.Conv2d(2, 2, kernel_size, padding=pad, dilation=dilation)
+        self.long = nn.Conv2d(2, 2, kernel_size, stride, pad, dilation)
         self.merge = nn.Conv2d(4, 2, 1)
 
     def forward(self, x):
@@ -362,17 +328,93 @@ class Branch(nn.Module):
         return a + b if self.join == "add" else a * b
 
 
+class Dense(nn.Module):
+    """Each layer reads all maps before it."""
+
+    def __init__(self, *dilations):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(2 * n, 2, 3, padding=d, dilation=d) for n, d in enumerate(dilations, 1))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], dim=1)
+        return x[:, -2:]
+
+
+class Hourglass(nn.Module):
+    """Down, through a layer, up again, and joined with what went past."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        inside = self.inner(F.max_pool2d(x, 2))
+        wide = F.interpolate(inside, scale_factor=2)
+        rows, columns = min(x.shape[2], wide.shape[2]), min(x.shape[3], wide.shape[3])
+        return x[:, :, :rows, :columns] + wide[:, :, :rows, :columns]
+
+
+def pairs(low, high):
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+LAYERS = st.one_of(
+    st.builds(
+        lambda k, s, d, p, g: nn.Conv2d(2, 2, k, s, p, d, groups=g),
+        pairs(1, 4),
+        pairs(1, 2),
+        pairs(1, 3),
+        pairs(0, 3),
+        st.sampled_from([1, 2]),
+    ),
+    st.builds(
+        lambda k, s, p, d, g: nn.ConvTranspose2d(2, 2, k, s, min(p, k - 1), min(s, 2) - 1, g, dilation=d),
+        st.integers(2, 4),
+        st.integers(1, 3),
+        st.integers(0, 1),
+        st.integers(1, 2),
+        st.sampled_from([1, 2]),
+    ),
+    st.builds(
+        lambda k, s, p, d, c: nn.MaxPool2d(k, s, min(p, k // 2), d, ceil_mode=c),
+        st.integers(2, 3),
+        st.integers(1, 3),
+        st.integers(0, 1),
+        st.integers(1, 2),
+        st.booleans(),
+    ),
+    st.builds(nn.AvgPool2d, pairs(1, 3), st.integers(1, 2)),
+    st.builds(
+        lambda f, m: nn.Upsample(scale_factor=f, mode=m),
+        st.integers(2, 3),
+        st.sampled_from(["nearest", "bilinear", "bicubic"]),
+    ),
+    st.builds(nn.AdaptiveAvgPool2d, pairs(20, 40)),
+    st.builds(
+        Branch,
+        st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 3])),
+        st.integers(1, 3),
+        st.integers(1, 2),
+        st.sampled_from(["add", "mul", "cat"]),
+    ),
+    st.builds(Dense, st.integers(1, 2), st.integers(1, 3)),
+    st.builds(lambda k, p: Hourglass(nn.Conv2d(2, 2, k, padding=k // 2)), st.sampled_from([1, 3]), st.none()),
+)
+MEASURED = []
+
+
 def with_normalisation(layers):
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.BatchNorm2d(2), nn.ReLU())])
 
 
 @settings(
-    max_examples=200,
+    max_examples=600,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
-@given(st.lists(LAYERS, min_size=1, max_size=5))
+@given(st.lists(LAYERS, min_size=1, max_size=4))
 def test_random_networks_see_what_the_gradient_says(layers):
     model, size, margin = with_normalisation(layers), (2, 73, 67), 16
     try:
@@ -389,6 +431,24 @@ def test_random_networks_see_what_the_gradient_says(layers):
     fields = [axis.field_of(units // 2) for axis, units in zip(axes, output.shape[2:], strict=True)]
     assume(all(margin <= first <= last < n - margin for (first, last), n in zip(fields, size[1:], strict=True)))
     assert touched_pixels(model, size, str(len(model) - 1)) == tuple(fields)
+    MEASURED.append(layers)
+
+
+def test_hundreds_of_them_were_measured():
+    if not MEASURED:
+        pytest.skip("needs the test above in the same run")
+    assert len(MEASURED) >= 300
+    kinds = {type(layer) for layers in MEASURED for layer in layers}
+    assert kinds >= {
+        nn.Conv2d,
+        nn.ConvTranspose2d,
+        nn.MaxPool2d,
+        nn.Upsample,
+        nn.AdaptiveAvgPool2d,
+        Branch,
+        Dense,
+        Hourglass,
+    }
 
 
 @pytest.mark.parametrize(

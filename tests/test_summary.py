@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from eva_utils.models import NETWORKS, build_network
+from eva_utils.receptive_field import receptive_field as compute
 from eva_utils.summary import summary
 
 TABLES = Path(__file__).parent / "tables"  # as the networks were published with
@@ -96,3 +98,13 @@ def test_a_module_that_others_share_has_a_row_for_each_as_in_torchsummary():
     ]
     assert [line.split()[-1] for line in rows if "Conv2d" in line] == ["3", "7"]
     assert [line.split()[-1] for line in rows if "Block" in line] == ["3", "7"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet", "convnext_tiny"])
+def test_networks_that_nobody_here_wrote_have_the_column_too(name):
+    arguments = {"init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, weights=None, **arguments)
+    rows = [line for line in summary(model, (3, 96, 96), receptive_field=True).splitlines() if "[-1," in line]
+    fields = {row.name: row.receptive_field[0] for row in compute(model, (3, 96, 96)).rows}
+    assert rows[0].split()[-1] == str(next(iter(fields.values())))
+    assert rows[-1].split()[-1] == str(compute(model, (3, 96, 96)).after_pooling[0])
