@@ -5,11 +5,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 
-def image_grid(count: int, *, columns: int, inches: float = 1.6) -> tuple[Figure, list[plt.Axes]]:
-    """Return a figure of ``count`` axes without ticks, filled row by row."""
+def image_grid(count: int, *, columns: int, inches: float = 1.6, lines: int = 2) -> tuple[Figure, list[plt.Axes]]:
+    """Return a figure of ``count`` axes without ticks, filled row by row; large ones carry ``lines`` of text."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    height = inches * (1.3 if inches > 1 else 1.0)  # large cells carry two lines of text
+    height = inches + (0.24 * lines if inches > 1 else 0)
     figure, axes = plt.subplots(
         rows,
         columns,

@@ -100,7 +100,7 @@ def plot_heat_maps(
         raise ValueError(
             f"{len(indices)} images, {len(true_maps)} and {len(pred_maps)} maps: expected the same number, at least 1"
         )
-    figure, axes = image_grid(3 * len(indices), columns=3, inches=2.0)
+    figure, axes = image_grid(3 * len(indices), columns=3, inches=2.0, lines=1)
     for row, index in enumerate(indices):
         image, label, pred = image_set.images[index], image_set.labels[index], int(predictions.preds[index])
         names = [image_set.classes[kind] for kind in (label, pred)]
