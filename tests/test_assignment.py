@@ -87,6 +87,11 @@ def test_without_dilation_the_clause_and_the_field_are_broken():
     assert "dilated convolution" in broken(network(dilation=1))
 
 
+def test_a_large_field_without_dilation_breaks_that_clause_alone():
+    wide = nn.Conv2d(16, 16, 31, padding=15, groups=16)
+    assert broken(network(dilation=1, body=[wide])) == ["dilated convolution"]
+
+
 def test_counting_the_pooling_is_the_looser_reading():
     check = check_assignment(network(dilation=2), 0.9, policy(), "bonus")
     before, after = check.clauses[2:4]
