@@ -8,14 +8,15 @@ from torch import nn
 
 from eva_utils.history import HEADER
 from eva_utils.loaders import make_loader
-from eva_utils.models import build_network, load_pretrained
+from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.optimizers import Muon, muon_groups, one_cycle
 from eva_utils.predictions import predict
 from eva_utils.runtime import best_precision, seed_everything
 from eva_utils.training import evaluate, fit
 from eva_utils.transforms import course_policy, eval_policy
 
-RECORDS = sorted((Path(__file__).parent.parent / "results").glob("*.json"))
+RESULTS = Path(__file__).parent.parent / "results"
+RECORDS = [path for path in sorted(RESULTS.glob("*.json")) if path.stem in NETWORKS]
 
 
 @pytest.fixture
