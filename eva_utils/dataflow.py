@@ -58,7 +58,7 @@ class Operation:
     module: str
     kind: str
     arguments: dict[str, Any]
-    outputs: tuple[Value | None, ...]
+    outputs: tuple[Value, ...]
 
     @property
     def inputs(self) -> list[Value]:
@@ -94,7 +94,7 @@ def trace_dataflow(model: nn.Module, input_size: tuple[int, ...] = (3, 32, 32)) 
 
     The copy is on the CPU in eval mode, so the model, its mode, its statistics, its hooks and the random state stay as
     they were. Raises ValueError where the image decides which way the program takes, where a tensor is written to
-    in part, or where the output does not depend on the image.
+    in part or its numbers leave torch, where the model cannot run on the image, and where no output depends on it.
     """
     if len(input_size) < 2 or min(input_size) < 1:
         raise ValueError(f"input_size={input_size}: expected (channels, height, width), all at least 1")

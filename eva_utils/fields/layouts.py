@@ -4,7 +4,7 @@ import functools
 import math
 from dataclasses import replace
 
-from eva_utils.dataflow import Operation, Value
+from eva_utils.dataflow import Operation
 from eva_utils.fields.axis import Axis
 from eva_utils.fields.view import (
     Part,
@@ -76,10 +76,9 @@ def _common(dims: list[tuple[Part, ...]], size: int) -> tuple[Part, ...]:
 
 
 def concatenate(operation: Operation, views: Views) -> list[View]:
-    tensors = operation.arguments["tensors"]
     shape = operation.outputs[0].shape
     number = operation.arguments.get("dim", 0) % len(shape)
-    inputs = [views[value] for value in dict.fromkeys(t for t in tensors if isinstance(t, Value))]
+    inputs = [views[value] for value in dict.fromkeys(operation.inputs)]
     if any(view.spread(number) for view in inputs):
         raise ValueError("it puts maps beside each other")
     level = [with_dim(view, number, as_dim(shape[number])) for view in inputs]
@@ -162,9 +161,9 @@ def expand(operation: Operation, views: Views) -> list[View]:
 
 def stack(operation: Operation, views: Views) -> list[View]:
     """Put tensors beside each other in a new dimension."""
-    tensors, shape = operation.arguments["tensors"], operation.outputs[0].shape
+    shape = operation.outputs[0].shape
     number = operation.arguments.get("dim", 0) % len(shape)
-    inputs = [views[value] for value in dict.fromkeys(t for t in tensors if isinstance(t, Value))]
+    inputs = [views[value] for value in dict.fromkeys(operation.inputs)]
     level = [replace(view, dims=(*view.dims[:number], as_dim(shape[number]), *view.dims[number:])) for view in inputs]
     return [join(operation, level, shape)]
 

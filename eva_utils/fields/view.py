@@ -68,12 +68,12 @@ class Views(dict[Value, View]):
 Rule = Callable[[Operation, Views], list[View]]
 
 
-def source(operation: Operation, views: Views, name: str | None = None) -> View:
-    """Return the view of the tensor that an operation works on: its first argument, or the one called ``name``."""
-    value = operation.arguments[name] if name else next(iter(operation.arguments.values()))
+def source(operation: Operation, views: Views) -> View:
+    """Return the view of the tensor that an operation works on, its first argument."""
+    value = next(iter(operation.arguments.values()))
     if not isinstance(value, Value):
         raise ValueError("the image comes in as another argument than the first")
-    if not name and len(set(operation.inputs)) > 1:
+    if len(set(operation.inputs)) > 1:
         raise ValueError("the image comes in through several arguments")
     return replace(views[value], joined=1)
 
