@@ -146,7 +146,7 @@ def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32")
             outputs = model(images.to(device, non_blocking=True))
             check_logits(outputs, batch_labels)
             logits.append(outputs.float().cpu())
-            labels.append(batch_labels)
+            labels.append(batch_labels.cpu())
     if not logits:
         raise ValueError("the loader gives no batches: it needs at least one image")
     return Predictions(torch.cat(logits), torch.cat(labels))

@@ -1,5 +1,6 @@
 """The training loop, from top to bottom."""
 
+import contextlib
 import functools
 import itertools
 import time
@@ -9,20 +10,23 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from eva_utils.history import HEADER, Evaluation, History
-from eva_utils.loaders import EpochSampler
+from eva_utils.loaders import DeviceLoader, EpochSampler
 from eva_utils.predictions import check_batch, check_logits, predict
 from eva_utils.progress import Progress
 from eva_utils.resume import EpochSoFar, Saver, interruptions
-from eva_utils.runtime import autocast, best_device, best_precision
+from eva_utils.runtime import autocast, best_device, best_precision, deterministic_algorithms
+
+Loader = DataLoader | DeviceLoader
 
 
 def fit(
     model: nn.Module,
-    train_loader: DataLoader,
-    test_loader: DataLoader,
+    train_loader: Loader,
+    test_loader: Loader,
     *,
     epochs: int,
     optimizer: torch.optim.Optimizer | None = None,
@@ -30,9 +34,11 @@ def fit(
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     device: torch.device | str | None = None,
     precision: str | None = None,
+    average: float = 0.0,
     checkpoint: str | Path | None = None,
     save_minutes: float = 5.0,
     restart: bool = False,
+    deterministic: bool = False,
     verbose: bool = True,
 ) -> History:
     """Train the model, test it after each epoch, and return the :class:`History`.
@@ -41,15 +47,20 @@ def fit(
     momentum 0.9 by default; ``scheduler`` is stepped after every batch; ``loss_fn(logits, labels)`` returns
     a mean over the batch. ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best
     at hand, and the first line printed says which. The model stays on the device, in channels-last layout.
+    With ``average``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
+    step; it is what is tested, and what the model holds in the end.
 
     With ``checkpoint`` everything is saved there after each epoch and every ``save_minutes``, and the same call goes on
     from it, to the same bits: a finished run returns its history at once. Another network, recipe, seed or set of
     images is refused unless ``restart``. An interruption (Ctrl-C, the stop button) ends the run after the batch, saves,
-    and returns the history so far. Raises ValueError for arguments that do not fit, OSError where the
+    and returns the history so far. ``deterministic=True`` asks the same bits of a GPU, as the CPU gives them anyway;
+    it may be slower. Raises ValueError for arguments that do not fit, OSError where the
     checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite.
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: expected 1 or more")
+    if not 0 <= average < 1:
+        raise ValueError(f"average={average}: expected a share from 0 (no average) to below 1, such as 0.999")
     device = torch.device(device) if device else best_device()
     precision = precision or best_precision(device)
     model.to(device, memory_format=torch.channels_last)
@@ -60,7 +71,11 @@ def fit(
     parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
     if scheduler is not None:
         parts["scheduler"] = scheduler
-    run = _describe(model, train_loader, optimizer, scheduler, precision)
+    averaged = None
+    if average:
+        parts["averaged"] = averaged = AveragedModel(model, None, None, get_ema_multi_avg_fn(average), use_buffers=True)
+    run = _describe(model, train_loader, optimizer, scheduler, precision + ", deterministic" * deterministic)
+    run["optimizer"] += f", weights averaged with {average}" if average else ""
     saver = Saver(Path(checkpoint) if checkpoint else None, run, parts, 60 * save_minutes)
     saver.check()
     so_far = EpochSoFar.new(device)
@@ -68,8 +83,9 @@ def fit(
     progress, say = Progress(enabled=verbose), print if verbose else lambda *_, **__: None
     say(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")
     say(HEADER, *map(history.line, range(len(history))), sep="\n")
-    step = functools.partial(_step, model, optimizer, scheduler, loss_fn, scaler, precision)
-    with interruptions() as interrupted:
+    step = functools.partial(_step, model, averaged, optimizer, scheduler, loss_fn, scaler, precision)
+    repeatable = deterministic_algorithms(device) if deterministic else contextlib.nullcontext()
+    with repeatable, interruptions() as interrupted:
         for epoch in range(len(history), epochs):
             batches = progress.track(
                 _from(train_loader, epoch, so_far.steps), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
@@ -78,14 +94,16 @@ def fit(
             if interrupted:
                 say(f"stopped in epoch {epoch + 1} after batch {so_far.steps:,}" + saver.advice)
                 break
-            _test_epoch(model, test_loader, precision, so_far, history)
+            _test_epoch(averaged or model, test_loader, precision, so_far, history)
             so_far = EpochSoFar.new(device)
             saver.save(history, so_far)
             say(history.line(epoch))
+    if averaged is not None:
+        model.load_state_dict(averaged.module.state_dict())
     return history
 
 
-def evaluate(model: nn.Module, loader: DataLoader, *, precision: str = "float32") -> Evaluation:
+def evaluate(model: nn.Module, loader: Loader, *, precision: str = "float32") -> Evaluation:
     """Return the model's cross entropy and accuracy over all images of ``loader``.
 
     Each image counts the same, whatever batch it is in; the model is left in the mode it was in.
@@ -121,6 +139,7 @@ def _train_epoch(
 
 def _step(
     model: nn.Module,
+    averaged: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
@@ -143,12 +162,14 @@ def _step(
     lr = float(optimizer.param_groups[0]["lr"])
     scaler.step(optimizer)
     scaler.update()
+    if averaged is not None:
+        averaged.update_parameters(model)
     if scheduler is not None:
         scheduler.step()
     return loss.detach(), (logits.argmax(dim=1) == labels).sum(), lr
 
 
-def _test_epoch(model: nn.Module, loader: DataLoader, precision: str, so_far: EpochSoFar, history: History) -> None:
+def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochSoFar, history: History) -> None:
     """Test the model and write the epoch down."""
     start = time.perf_counter()
     test = evaluate(model, loader, precision=precision)
@@ -157,7 +178,7 @@ def _test_epoch(model: nn.Module, loader: DataLoader, precision: str, so_far: Ep
     history.append(so_far.result(), test, lr=so_far.lr, seconds=seconds, images_per_second=speed)
 
 
-def _from(loader: DataLoader, epoch: int, steps: int) -> Iterable[tuple[Tensor, Tensor]]:
+def _from(loader: Loader, epoch: int, steps: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Return the batches of an epoch but the first ``steps``; loaders of this library do not make those at all."""
     if isinstance(loader.sampler, EpochSampler):
         loader.sampler.set_epoch(epoch, start=steps * loader.batch_size)
@@ -169,7 +190,7 @@ def _from(loader: DataLoader, epoch: int, steps: int) -> Iterable[tuple[Tensor, 
 
 def _describe(
     model: nn.Module,
-    train_loader: DataLoader,
+    train_loader: Loader,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     precision: str,
@@ -180,7 +201,7 @@ def _describe(
     return {
         "network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "images": repr(getattr(dataset, "image_set", f"{len(dataset):,} images")),
-        "policy": str(getattr(dataset, "transform", "")),
+        "policy": str(getattr(dataset, "transform", "")) + ", in batches" * isinstance(train_loader, DeviceLoader),
         "batch size": str(train_loader.batch_size),
         "seed": str(getattr(train_loader.sampler, "seed", None)),
         "optimizer": f"{type(optimizer).__name__} {groups}",

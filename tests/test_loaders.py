@@ -15,6 +15,7 @@ from eva_utils.transforms import course_policy, eval_policy
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 
 COUNT = 64
+ONE_PROCESS = pytest.mark.parametrize("kind", [{"workers": 0}, {"fast": True, "device": "cpu"}], ids=["plain", "fast"])
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ class PlainImages(Dataset):
         return self.transform(image=self.image_set.images[index])["image"], self.image_set.labels[index]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_no_two_workers_and_no_two_epochs_draw_the_same(alike, workers):
-    loader = make_loader(alike, course_policy(affine=1), batch_size=8, shuffle=True, workers=workers)
+@pytest.mark.parametrize("kind", [{"workers": 0}, {"workers": 2}, {"fast": True, "device": "cpu"}], ids=str)
+def test_no_two_workers_and_no_two_epochs_draw_the_same(alike, kind):
+    loader = make_loader(alike, course_policy(affine=1), batch_size=8, shuffle=True, **kind)
     seen = all_batches(loader, epochs=3)
     assert len(seen) == 3 * COUNT
     assert repeats(seen) == 0
@@ -77,16 +78,18 @@ def test_a_seed_gives_the_same_batches_for_any_number_of_workers(alike):
     assert not torch.equal(expected[0], run(0, seed=4)[0])
 
 
-def test_an_epoch_can_be_chosen(alike):
-    loader = make_loader(alike, course_policy(), batch_size=COUNT, shuffle=True, workers=0)
+@ONE_PROCESS
+def test_an_epoch_can_be_chosen(alike, kind):
+    loader = make_loader(alike, course_policy(), batch_size=COUNT, shuffle=True, **kind)
     epochs = [next(iter(loader))[0] for _ in range(3)]
     loader.sampler.set_epoch(1)
     assert torch.equal(next(iter(loader))[0], epochs[1])
     assert not torch.equal(epochs[0], epochs[1])
 
 
-def test_each_image_comes_once_and_the_last_batch_is_smaller(alike):
-    loader = make_loader(alike, eval_policy(), batch_size=10, shuffle=True, workers=0)
+@ONE_PROCESS
+def test_each_image_comes_once_and_the_last_batch_is_smaller(alike, kind):
+    loader = make_loader(alike, eval_policy(), batch_size=10, shuffle=True, **kind)
     labels = [batch.tolist() for _, batch in loader]
     assert [len(batch) for batch in labels] == [10] * 6 + [4]
     order = [*chain(*labels)]
@@ -94,17 +97,19 @@ def test_each_image_comes_once_and_the_last_batch_is_smaller(alike):
     assert order != sorted(order)
 
 
-def test_without_shuffle_the_order_is_that_of_the_images(alike):
-    loader = make_loader(alike, eval_policy(), batch_size=10, workers=0)
+@ONE_PROCESS
+def test_without_shuffle_the_order_is_that_of_the_images(alike, kind):
+    loader = make_loader(alike, eval_policy(), batch_size=10, **kind)
     assert torch.cat([labels for _, labels in loader]).tolist() == list(range(COUNT))
 
 
-def test_the_callers_transform_and_the_global_generators_are_left_alone(alike):
+@ONE_PROCESS
+def test_the_callers_transform_and_the_global_generators_are_left_alone(alike, kind):
     policy = course_policy()
     generator = policy.random_generator
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    next(iter(make_loader(alike, policy, batch_size=8, shuffle=True, workers=0)))
+    next(iter(make_loader(alike, policy, batch_size=8, shuffle=True, **kind)))
     assert policy.random_generator is generator
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -122,6 +127,38 @@ def test_transforms_of_one_pipeline_draw_independently(grey_ramp):
     assert min(met.values()) > 60
 
 
+def test_the_fast_loader_gives_the_same_batches_for_a_seed_wherever_it_starts(alike):
+    def batches(seed, start=0):
+        loader = make_loader(alike, course_policy(), batch_size=10, shuffle=True, seed=seed, fast=True, device="cpu")
+        loader.sampler.set_epoch(5, start=start)
+        return [*loader]
+
+    for (images, labels), (others, their_labels) in zip(batches(3)[2:], batches(3, start=20), strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, their_labels)
+    assert not torch.equal(batches(3)[0][0], batches(4)[0][0])
+
+
+def test_the_fast_loader_does_not_depend_on_how_many_images_it_augments_at_once(alike, monkeypatch):
+    monkeypatch.setattr("eva_utils.loaders.CPU_CHUNK", 1)
+    single = [*make_loader(alike, course_policy(), batch_size=10, shuffle=True, fast=True, device="cpu")]
+    monkeypatch.setattr("eva_utils.loaders.CPU_CHUNK", 35)
+    for (images, labels), (others, their_labels) in zip(
+        single, make_loader(alike, course_policy(), batch_size=10, shuffle=True, fast=True, device="cpu"), strict=True
+    ):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, their_labels)
+
+
+def test_both_loaders_give_the_same_test_images(shapes):
+    plain = make_loader(shapes, eval_policy(), batch_size=25, workers=0)
+    fast = make_loader(shapes, eval_policy(), batch_size=25, fast=True, device="cpu")
+    assert len(plain) == len(fast) == 3
+    for (images, labels), (others, their_labels) in zip(plain, fast, strict=True):
+        assert torch.allclose(images, others, atol=1e-6)
+        assert torch.equal(labels, their_labels)
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3, 64])
 def test_workers_follow_the_cores(alike, monkeypatch, cores):
     monkeypatch.setattr("eva_utils.loaders.usable_cores", lambda: cores)
@@ -135,6 +172,8 @@ def test_workers_follow_the_cores(alike, monkeypatch, cores):
     [
         ({"batch_size": 0}, "batch_size=0: expected 1 or more"),
         ({"batch_size": 8, "workers": -1}, "workers=-1: expected 0 or more, or None"),
+        ({"batch_size": 8, "workers": 2, "fast": True}, "workers=2 with fast=True: .* leave them out"),
+        ({"batch_size": 8, "device": "cuda"}, "device='cuda' without fast=True: leave it out"),
     ],
 )
 def test_bad_arguments_are_named(alike, arguments, message):

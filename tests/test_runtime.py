@@ -1,3 +1,4 @@
+import os
 import random
 
 import numpy as np
@@ -5,7 +6,14 @@ import pytest
 import torch
 
 from eva_utils import runtime
-from eva_utils.runtime import autocast, best_precision, describe_device, run_mode, seed_everything
+from eva_utils.runtime import (
+    autocast,
+    best_precision,
+    describe_device,
+    deterministic_algorithms,
+    run_mode,
+    seed_everything,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -74,3 +82,17 @@ def test_autocast_computes_in_the_precision():
 def test_the_cpu_is_said_loudly(monkeypatch):
     monkeypatch.setattr(runtime, "usable_cores", lambda: 3)
     assert describe_device(CPU).startswith("NO GPU: a full training on these 3 CPU cores takes long.")
+
+
+def test_cublas_is_told_before_cuda_starts_or_the_way_out_is_said(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    remedy = r'restart the kernel and put os.environ\["CUBLAS_WORKSPACE_CONFIG"\]'
+    with pytest.raises(ValueError, match=remedy), deterministic_algorithms(CUDA):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with deterministic_algorithms(CUDA):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()

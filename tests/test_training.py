@@ -165,3 +165,42 @@ def test_shipped_weights_do_what_their_records_say(real_images, path):
     result = evaluate(model, make_loader(test_set, eval_policy(), batch_size=500))
     assert result.acc == pytest.approx(record["test_acc"], abs=0.0005)
     assert result.loss == pytest.approx(record["test_loss"], abs=0.0005)
+
+
+def test_averaged_weights_are_tested_and_left_in_the_model(loaders):
+    after_steps = []
+    seed_everything(2)
+    model = build_network("dilated_net")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.04)
+    optimizer.register_step_post_hook(lambda *_: after_steps.append(model.layers[0][0].weight.detach().clone()))
+    history = fit(model, *loaders, epochs=2, optimizer=optimizer, average=0.7, verbose=False, device="cpu")
+    expected = after_steps[0]
+    for weight in after_steps[1:]:
+        expected = 0.7 * expected + 0.3 * weight
+    assert torch.allclose(model.layers[0][0].weight, expected, atol=1e-6)
+    assert not torch.allclose(expected, after_steps[-1], atol=1e-4)
+    precision = best_precision(torch.device("cpu"))
+    assert evaluate(model, loaders[1], precision=precision).acc == history.test_acc[-1]
+
+
+def test_a_finished_run_gives_the_averaged_weights_again(loaders, tmp_path):
+    arguments = {"average": 0.7, "verbose": False, "device": "cpu", "checkpoint": tmp_path / "run.pt"}
+    first, history = muon_run(loaders, **arguments)
+    second, again = muon_run(loaders, **arguments)
+    assert equal(first, second)
+    assert vars(history) == vars(again)
+    with pytest.raises(ValueError, match=r"its optimizer was .* weights averaged with 0.7, not"):
+        muon_run(loaders, **{**arguments, "average": 0.8})
+
+
+def test_deterministic_runs_take_repeatable_algorithms_alone_and_leave_the_settings(loaders):
+    seen = []
+
+    def loss_fn(logits, labels):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return nn.functional.cross_entropy(logits, labels)
+
+    _, history = muon_run(loaders, epochs=1, loss_fn=loss_fn, deterministic=True, verbose=False, device="cpu")
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert history.run["precision"].endswith(", deterministic")
