@@ -1,6 +1,8 @@
 """The library from a shell: ``python -m eva_utils train --help``."""
 
 import argparse
+import json
+import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from eva_utils.distributed import is_first, join, leave, torchrun_place
 from eva_utils.images import hold_out, load_images
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network
@@ -49,29 +52,61 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: the process's) name; return the exit status."""
     args = _parser().parse_args(arguments)
     try:
-        train(args)
+        number, count = torchrun_place()
+        if len(args.seeds) > 1:
+            train_seeds(args, number, count)
+        elif count > 1:
+            train_together(args, number, count)
+        else:
+            train(args, args.seeds[0], _out(args))
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"python -m eva_utils: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def train(args: argparse.Namespace) -> None:
+def train_together(args: argparse.Namespace, number: int, count: int) -> None:
+    """Train one network with all the processes that torchrun started, each on its share of every batch."""
+    join()
+    try:
+        train(args, args.seeds[0], _out(args), shard=(number, count))
+    finally:
+        leave()
+
+
+def train_seeds(args: argparse.Namespace, number: int, count: int) -> None:
+    """Train a network for each seed, the seeds spread over the processes; print mean and deviation in the end."""
+    for seed in args.seeds[number::count]:
+        train(args, seed, _out(args) / f"seed_{seed}")
+    if count > 1:
+        join()  # which waits for the others
+        leave()
+    if number > 0:
+        return
+    paths = [_out(args) / f"seed_{seed}" / "record.json" for seed in args.seeds]
+    accuracies = [json.loads(path.read_text(encoding="utf-8"))["test_acc"] for path in paths]
+    for path, accuracy in zip(paths, accuracies, strict=True):
+        print(f"{accuracy:.2%}  {path}")
+    print(f"{statistics.mean(accuracies):.2%}  mean, deviation {statistics.stdev(accuracies):.2%}, {len(paths)} seeds")
+
+
+def train(args: argparse.Namespace, seed: int, out: Path, shard: tuple[int, int] = (0, 1)) -> None:
     """Train a network with its notebook's recipe and write record, weights and figures."""
     recipe = RECIPES[args.network]
     epochs = args.epochs or recipe["epochs"]
     batch_size = args.batch_size or recipe["batch_size"]
     lr = args.lr or recipe["lr"]
-    out = args.out or Path("runs") / args.network
     train_set, test_set = load_images(args.images)
     if args.hold_out:
         train_set, test_set = hold_out(train_set, args.hold_out)
-    print(train_set, test_set, describe_device(best_device()), sep="\n")
+    say = print if is_first() else lambda *_, **__: None
+    say(train_set, test_set, describe_device(best_device()), sep="\n")
 
-    seed_everything(args.seed)
+    seed_everything(seed)
     model = build_network(args.network, num_classes=len(train_set.classes))
-    train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, seed=args.seed)
-    test_loader = make_loader(test_set, eval_policy(), batch_size=500)
+    loading = {"seed": seed, "fast": True, "shard": shard}
+    train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, **loading)
+    test_loader = make_loader(test_set, eval_policy(), batch_size=500, **loading)
     optimizer = recipe["optimizer"](model, lr)
     scheduler = one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"])
     history = fit(
@@ -83,6 +118,8 @@ def train(args: argparse.Namespace) -> None:
         scheduler=scheduler,
         checkpoint=out / "checkpoint.pt",
     )
+    if not is_first():
+        return
     record = save_run(
         out,
         network=args.network,
@@ -90,11 +127,15 @@ def train(args: argparse.Namespace) -> None:
         train_set=train_set,
         test_set=test_set,
         history=history,
-        predictions=predict(model, test_loader),
-        settings={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": args.seed},
+        predictions=predict(model, make_loader(test_set, eval_policy(), batch_size=500, fast=True)),
+        settings={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
     )
     print(f"test accuracy on {test_set.name}: {record['test_acc']:.2%}")
     print(f"in {out}: record.json, weights.pt, {', '.join(FIGURES)}")
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return args.out or Path("runs") / args.network
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,7 +153,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=_positive(int), help="default: the notebook's")
     command.add_argument("--batch-size", type=_positive(int), help="default: the notebook's")
     command.add_argument("--lr", type=_positive(float), help="highest learning rate; default: the notebook's")
-    command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    command.add_argument(
+        "--seeds",
+        "--seed",
+        type=_seeds,
+        default=[0],
+        metavar="SEEDS",
+        help="one, or several as 0-4 or 0,3,7: a run each in FOLDER/seed_N, spread over the processes; default: 0",
+    )
     command.add_argument(
         "--hold-out",
         type=_positive(int),
@@ -121,6 +169,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/NETWORK")
     return parser
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the seeds of "3", "0-4" or "0,3,7-9"."""
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or part == first)):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected seeds such as 3, 0-4 or 0,3,7")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected different seeds, the lower ones first")
+    return seeds
 
 
 def _positive(kind: type) -> object:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eva_utils.batched import BatchedPolicy
+from eva_utils.batched.step import Parameters
 from eva_utils.images import ImageSet
 from eva_utils.runtime import best_device, usable_cores
 
@@ -39,6 +40,7 @@ def make_loader(
     workers: int | None = None,
     fast: bool = False,
     device: torch.device | str | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> "DataLoader | DeviceLoader":
     """Return a loader of batches (images float32 (B, 3, H, W), labels int64 (B,)).
 
@@ -49,8 +51,9 @@ def make_loader(
     may be smaller.
 
     ``fast=True`` gives a :class:`DeviceLoader`, which augments whole batches on ``device`` (default: the best at
-    hand) instead of image by image in workers, by the same laws but with other draws. Raises ValueError for a policy
-    that it cannot batch; for an empty set, a batch size below 1 or workers below 0.
+    hand) instead of image by image in workers, by the same laws but with other draws. With ``shard=(i, n)`` it gives
+    the i-th (from 0) of n processes its share of each batch. Raises ValueError for a policy that it cannot batch; for
+    an empty set, a batch size below 1 or workers below 0.
     """
     if len(image_set) == 0:
         raise ValueError(f"{image_set} is empty: a loader needs at least one image")
@@ -59,9 +62,10 @@ def make_loader(
     if fast:
         if workers is not None:
             raise ValueError(f"workers={workers} with fast=True: the fast loader has no workers, leave them out")
-        return DeviceLoader(
-            image_set, transform, batch_size=batch_size, shuffle=shuffle, seed=seed, device=device or best_device()
-        )
+        device = torch.device(device) if device else best_device()
+        return DeviceLoader(image_set, transform, batch_size, shuffle=shuffle, seed=seed, device=device, shard=shard)
+    if shard != (0, 1):
+        raise ValueError(f"shard={shard} without fast=True: the ordinary loader gives whole batches alone")
     if device is not None:
         raise ValueError(f"device={str(device)!r} without fast=True: leave it out, fit moves each batch to its device")
     if workers is None:
@@ -123,14 +127,19 @@ class DeviceLoader:
         self,
         image_set: ImageSet,
         transform: A.Compose,
-        *,
         batch_size: int,
+        *,
         shuffle: bool,
         seed: int,
-        device: torch.device | str,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
+        if not 0 <= shard[0] < shard[1] <= batch_size:
+            raise ValueError(
+                f"shard={shard} of batches of {batch_size}: expected (i, n), i from 0 to n - 1, n at most that"
+            )
         self.dataset = _AugmentedImages(image_set, transform, seed)
-        self.batch_size, self.device = batch_size, torch.device(device)
+        self.batch_size, self.device, self.shard = batch_size, device, shard
         self.sampler = EpochSampler(len(image_set), shuffle=shuffle, seed=seed)
         self._policy = BatchedPolicy(self.dataset.transform, image_set.images.shape[1:3])
         self._images = torch.from_numpy(image_set.images).movedim(3, 1).contiguous().to(self.device)
@@ -146,11 +155,18 @@ class DeviceLoader:
         chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         chunk = max(1, chunk // self.batch_size) * self.batch_size
         for first in range(0, len(order), chunk):
-            samples = order[first : first + chunk]
-            rows = torch.from_numpy(samples).to(self.device)
-            images = self._policy(self._images.index_select(0, rows), drawn, samples)
-            labels = self._labels.index_select(0, rows)
-            yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            batches = range(first, min(first + chunk, len(order)), self.batch_size)
+            shares = [order[start : start + self.batch_size][self.shard[0] :: self.shard[1]] for start in batches]
+            sizes = [len(share) for share in shares]
+            images, labels = self._batch(np.concatenate(shares), drawn)
+            yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+
+    def _batch(self, samples: np.ndarray, drawn: list[Parameters]) -> tuple[Tensor, Tensor]:
+        if not len(samples):  # the last batch may be smaller than there are processes
+            return torch.zeros(0, 3, *self._policy.size, device=self.device), self._labels[:0]
+        rows = torch.from_numpy(samples).to(self.device)
+        images = self._policy(self._images.index_select(0, rows), drawn, samples)
+        return images, self._labels.index_select(0, rows)
 
 
 def augment(image: np.ndarray, transform: A.Compose, *, key: tuple[int, ...]) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eva_utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from eva_utils.distributed import is_first, processes, sum_over_processes
 from eva_utils.history import Evaluation, History
 
 NEVER = 2**62
@@ -50,6 +51,12 @@ class EpochSoFar:
         self.bad_step = torch.where(first, self.steps, self.bad_step)
         self.bad_lr = torch.where(first, lr, self.bad_lr)
 
+    def gather(self) -> None:
+        """Count the images of all processes that train together."""
+        images = torch.tensor(self.images, device=self.loss.device)
+        sum_over_processes(self.loss, self.correct, images)
+        self.images = int(images)
+
     def result(self) -> Evaluation:
         """Return the mean loss and the accuracy so far."""
         return Evaluation(self.loss.item() / self.images, self.correct.item() / self.images)
@@ -78,7 +85,7 @@ class Saver:
 
     def check(self) -> None:
         """Raise OSError, before anything is trained, where nothing can be written."""
-        if self.path is None:
+        if self.path is None or not is_first():
             return
         probe = self.path.with_name(f"{self.path.name}.probe")
         try:
@@ -94,7 +101,9 @@ class Saver:
     @property
     def due(self) -> bool:
         """Whether it is time to save."""
-        return self.path is not None and time.monotonic() - self.saved >= self.seconds
+        if self.path is None or processes() > 1:  # these would not all come to it at one step
+            return False
+        return time.monotonic() - self.saved >= self.seconds
 
     @property
     def advice(self) -> str:
@@ -103,7 +112,7 @@ class Saver:
 
     def save(self, history: History, so_far: EpochSoFar) -> None:
         """Write everything down; where the disk refuses, say so and let the training go on."""
-        if self.path is None:
+        if self.path is None or not is_first():
             return
         self.saved = time.monotonic()
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -167,10 +176,11 @@ class Saver:
 def interruptions() -> Iterator[list[bool]]:
     """Give a list that becomes true when the user interrupts, so that a batch is finished first.
 
-    A second interruption stops at once. Outside the main thread, which alone receives them, it stays empty.
+    A second interruption stops at once. Outside the main thread, which alone receives them, it stays empty, as it
+    does where several processes train together: they would not all stop after the same batch.
     """
     seen: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or processes() > 1:
         yield seen
         return
     before = signal.getsignal(signal.SIGINT)

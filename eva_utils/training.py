@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from eva_utils.distributed import is_first, joined, sum_over_processes, weight_of
 from eva_utils.history import HEADER, Evaluation, History
 from eva_utils.loaders import DeviceLoader, EpochSampler
 from eva_utils.predictions import check_batch, check_logits, predict
@@ -80,12 +81,13 @@ def fit(
     saver.check()
     so_far = EpochSoFar.new(device)
     history = History(run=run) if restart else saver.load(epochs, so_far)
+    verbose = verbose and is_first()
     progress, say = Progress(enabled=verbose), print if verbose else lambda *_, **__: None
     say(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")
     say(HEADER, *map(history.line, range(len(history))), sep="\n")
-    step = functools.partial(_step, model, averaged, optimizer, scheduler, loss_fn, scaler, precision)
     repeatable = deterministic_algorithms(device) if deterministic else contextlib.nullcontext()
-    with repeatable, interruptions() as interrupted:
+    with repeatable, interruptions() as interrupted, joined(model) as trained:
+        step = functools.partial(_step, trained, averaged, optimizer, scheduler, loss_fn, scaler, precision)
         for epoch in range(len(history), epochs):
             batches = progress.track(
                 _from(train_loader, epoch, so_far.steps), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
@@ -106,10 +108,18 @@ def fit(
 def evaluate(model: nn.Module, loader: Loader, *, precision: str = "float32") -> Evaluation:
     """Return the model's cross entropy and accuracy over all images of ``loader``.
 
-    Each image counts the same, whatever batch it is in; the model is left in the mode it was in.
+    Each image counts the same, whatever batch it is in; the model is left in the mode it was in. With loaders
+    that give each process its share, all of them get the values over all images.
     """
     predictions = predict(model, loader, precision=precision)
-    return Evaluation(predictions.loss, predictions.accuracy)
+    if getattr(loader, "shard", (0, 1))[1] == 1:
+        return Evaluation(predictions.loss, predictions.accuracy)
+    right = int((predictions.preds == predictions.labels).sum())
+    mine = [predictions.loss * len(predictions), right, len(predictions)]
+    sums = torch.tensor(mine, dtype=torch.float64, device=next(model.parameters()).device)
+    sum_over_processes(sums)
+    loss, right, count = sums.tolist()
+    return Evaluation(loss / count, right / count)
 
 
 def _train_epoch(
@@ -151,19 +161,20 @@ def _step(
     """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
     check_batch(images, labels)
     device = next(model.parameters()).device
+    weight = weight_of(len(labels), device)
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
     labels = labels.to(device, non_blocking=True)
     with autocast(device, precision):
         logits = model(images)
         check_logits(logits, labels)
-        loss = loss_fn(logits.float(), labels)
+        loss = loss_fn(logits.float(), labels) if len(labels) else logits.float().sum()
     optimizer.zero_grad()
-    scaler.scale(loss).backward()
+    scaler.scale(loss * weight).backward()
     lr = float(optimizer.param_groups[0]["lr"])
     scaler.step(optimizer)
     scaler.update()
     if averaged is not None:
-        averaged.update_parameters(model)
+        averaged.update_parameters(getattr(model, "module", model))
     if scheduler is not None:
         scheduler.step()
     return loss.detach(), (logits.argmax(dim=1) == labels).sum(), lr
@@ -172,6 +183,7 @@ def _step(
 def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochSoFar, history: History) -> None:
     """Test the model and write the epoch down."""
     start = time.perf_counter()
+    so_far.gather()
     test = evaluate(model, loader, precision=precision)
     seconds = so_far.seconds + time.perf_counter() - start
     speed = so_far.images / so_far.seconds

@@ -61,7 +61,7 @@ def test_importing_does_not_ask_the_network():
 
 # Each room knows only rooms before it.
 ROOMS = (
-    *("checkpoint", "runtime", "progress", "download", "history", "shapes", "folders", "images"),
+    *("distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes", "folders", "images"),
     *("transforms", "batched", "loaders"),
     *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
     *("assignment", "plots", "resume", "training", "records", "__init__", "__main__"),
