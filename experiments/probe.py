@@ -41,7 +41,7 @@ def main() -> None:
         checkpoint=args.out.with_suffix(".pt"),
     )
     record = {
-        "arguments": {**vars(args), "out": args.out.name},
+        "arguments": {name: value for name, value in vars(args).items() if name != "out"},
         "history": vars(history),
         "test_acc": history.test_acc[-1],
     }

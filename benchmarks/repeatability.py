@@ -1,0 +1,57 @@
+"""Whether two trainings with one seed end with the same bits, with and without deterministic=True, and what it costs.
+
+    python benchmarks/repeatability.py --out benchmarks/records/repeatability_cuda.json
+
+Exits with status 1 if two deterministic runs differ.
+"""
+
+import statistics
+
+import common
+import torch
+
+import eva_utils as eva
+from eva_utils.__main__ import RECIPES
+
+
+def main() -> None:
+    """Train each network twice each way and compare all weights, losses and predictions."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--epochs", type=int, default=2)
+    args = parser.parse_args()
+    sets = eva.load_images(args.images)
+    # first, because cuBLAS must be told before CUDA starts
+    ways = {"deterministic": True, "as it comes": False}
+    rows, measured = [], {}
+    for network in eva.NETWORKS:
+        for name, deterministic in ways.items():
+            runs = [train(network, sets, args.epochs, deterministic) for _ in range(2)]
+            same = all(torch.equal(a, b) for a, b in zip(runs[0][0], runs[1][0], strict=True))
+            speeds = [speed for _, speed in runs]
+            rows.append((network, name, "equal" if same else "different", f"{statistics.median(speeds):,.0f}"))
+            measured[f"{network}, {name}"] = {"equal": same, "images_per_second": speeds}
+    device = eva.best_device()
+    header = ("network", "run", "bits of two runs", "images/s")
+    common.print_table(f"{args.epochs} epochs on {device.type} in {eva.best_precision(device)}", header, rows)
+    common.save_record(args.out, {"epochs": args.epochs, "runs": measured})
+    if any(not run["equal"] for name, run in measured.items() if "as it comes" not in name):
+        raise SystemExit("two deterministic runs differ")
+
+
+def train(network: str, sets: tuple, epochs: int, deterministic: bool) -> tuple[list[torch.Tensor], float]:
+    """Return all that a training ends with, as tensors, and its images per second."""
+    recipe = RECIPES[network]
+    eva.seed_everything(0)
+    model = eva.build_network(network, num_classes=len(sets[0].classes))
+    loader = eva.make_loader(sets[0], recipe["policy"](), batch_size=recipe["batch_size"], shuffle=True, fast=True)
+    test_loader = eva.make_loader(sets[1], eva.eval_policy(), batch_size=500, fast=True)
+    optimizer = recipe["optimizer"](model, recipe["lr"])
+    settings = {"optimizer": optimizer, "deterministic": deterministic, "verbose": False}
+    history = eva.fit(model, loader, test_loader, epochs=epochs, **settings)
+    losses = torch.tensor([*history.train_loss, *history.test_loss], dtype=torch.float64)
+    logits = eva.predict(model, test_loader).logits
+    return [losses, logits, *(value.cpu() for value in model.state_dict().values())], history.images_per_second[-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Training images per second of both networks: the usual loop against fit, with the ordinary and the fast loader.
+
+    python benchmarks/throughput.py --out benchmarks/records/throughput_cpu.json
+
+All train the same network with the same policy, batch size and optimizer in one process, in turns.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import common
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import eva_utils as eva
+from eva_utils.__main__ import RECIPES
+
+USUAL = "usual loop, float32"
+
+
+def main() -> None:
+    """Measure both networks and print a table of each."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--count", type=int, default=6400, help="images a round; default: %(default)s")
+    args = parser.parse_args()
+    device, (whole_set, _) = eva.best_device(), eva.load_images(args.images)
+    train_set = whole_set.subset(range(min(args.count, len(whole_set))))
+    rates = {precision: matrix_rate(device, precision) for precision in precisions(device)}
+    measured = {}
+    for network in eva.NETWORKS:
+        values = common.in_turns(contenders(network, train_set, device), args.rounds)
+        floors = {precision: floor(network, rate) for precision, rate in rates.items()}
+        measured[network] = {"images_per_second": values, "floor_images_per_second": floors}
+        usual = statistics.median(values[USUAL])
+        rows = []
+        for name, speeds in values.items():
+            best = floors[name.rsplit(", ", 1)[1]]
+            ratio, share = statistics.median(speeds) / usual, statistics.median(speeds) / best
+            rows.append((name, common.spread(speeds), f"{ratio:.2f}", f"{share:.0%}"))
+        header = ("", "images/s: median (lowest to highest)", "to the usual loop", "of the floor's")
+        common.print_table(f"{network} on {device.type}, {train_set.name}", header, rows)
+    common.save_record(args.out, {"images": train_set.name, "matrix_flops": rates, "networks": measured})
+
+
+def precisions(device: torch.device) -> list[str]:
+    """Return the precisions to measure: float32, and what the device is best at."""
+    return list(dict.fromkeys(["float32", eva.best_precision(device)]))
+
+
+def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> dict[str, Callable[[], float]]:
+    """Return what trains for an epoch and gives its images per second, by name."""
+    recipe = RECIPES[network]
+    batch_size, policy = recipe["batch_size"], recipe["policy"]()
+    usual_model = eva.build_network(network).to(device)
+    usual_loader = common.usual_loader(train_set, policy, batch_size=batch_size)
+    usual_optimizer = recipe["optimizer"](usual_model, recipe["lr"])
+
+    def usual() -> float:
+        start = time.perf_counter()
+        common.usual_epoch(usual_model, usual_loader, usual_optimizer, None, device)
+        return len(train_set) / (time.perf_counter() - start)
+
+    made = {USUAL: usual}
+    test_loader = eva.make_loader(train_set.subset([0]), eva.eval_policy(), batch_size=1, fast=True, device=device)
+    for kind, arguments in (("ordinary loader", {}), ("fast loader", {"fast": True, "device": device})):
+        loader = eva.make_loader(train_set, policy, batch_size=batch_size, shuffle=True, **arguments)
+        for precision in precisions(device):
+            made[f"fit, {kind}, {precision}"] = _fit(network, loader, test_loader, device, precision)
+    return made
+
+
+def _fit(
+    network: str, loader: object, test_loader: object, device: torch.device, precision: str
+) -> Callable[[], float]:
+    model, recipe = eva.build_network(network), RECIPES[network]
+    optimizer = recipe["optimizer"](model, recipe["lr"])
+
+    def train() -> float:
+        settings = {"optimizer": optimizer, "device": device, "precision": precision, "verbose": False}
+        return eva.fit(model, loader, test_loader, epochs=1, **settings).images_per_second[0]
+
+    return train
+
+
+def matrix_rate(device: torch.device, precision: str, size: int = 2048) -> float:
+    """Return the floating-point operations a second of a large matrix product: the most of 20."""
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def floor(network: str, rate: float) -> float:
+    """Return the images a second that a step would take if it were nothing but its multiply-adds at that rate.
+
+    A backward pass has twice the forward pass's.
+    """
+    return rate / (3 * forward_flops(eva.build_network(network)))
+
+
+def forward_flops(model: nn.Module) -> int:
+    """Return the floating-point operations of one image forward: two a multiply-add."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, 32, 32))
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Seconds from a cold start to a test accuracy: the usual loop against fit with the fast loader.
+
+    python benchmarks/time_to_accuracy.py --network dilated_separable_net --loop fit
+    python benchmarks/time_to_accuracy.py --network dilated_separable_net --loop usual --workers 2
+
+Each run is a process of its own, which counts from before its imports to the end of the first epoch whose test
+accuracy reaches the target; the recipe is the notebook's. With --record the times are read from the record of a
+finished run instead, and count from the start of its first epoch.
+"""
+
+import time
+
+START = time.perf_counter()
+
+import itertools
+import json
+from pathlib import Path
+
+import common
+import torch
+
+import eva_utils as eva
+from eva_utils.__main__ import RECIPES
+
+TARGETS = (0.85, 0.887)
+
+
+def main() -> None:
+    """Train until the last target is reached or the epochs are over, and print when each was reached."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--network", choices=sorted(eva.NETWORKS), default="dilated_separable_net")
+    parser.add_argument("--loop", choices=("fit", "usual"), default="fit")
+    parser.add_argument("--epochs", type=int, help="default: the notebook's")
+    parser.add_argument("--record", type=Path, help="a record of a finished run to read the times from")
+    args = parser.parse_args()
+    if args.record:
+        history = json.loads(args.record.read_text(encoding="utf-8"))["history"]
+        curve = list(zip(itertools.accumulate(history["seconds"]), history["test_acc"], strict=True))
+        name = args.record.stem
+    else:
+        curve, name = train(args.network, args.loop, args.images, args.epochs), f"{args.network}, {args.loop}"
+    rows = []
+    for target in TARGETS:
+        reached = [(seconds, epoch) for epoch, (seconds, acc) in enumerate(curve, start=1) if acc >= target]
+        rows.append(
+            (
+                f"{target:.1%}",
+                f"{reached[0][0]:,.1f}" if reached else "not reached",
+                str(reached[0][1]) if reached else "",
+            )
+        )
+    common.print_table(
+        f"{name}: the first time that the test accuracy is reached", ("accuracy", "seconds", "epoch"), rows
+    )
+    common.save_record(args.out, {"run": name, "curve": curve})
+
+
+def train(network: str, loop: str, images: str | None, epochs: int | None) -> list[tuple[float, float]]:
+    """Return (seconds since the start, test accuracy) after each epoch."""
+    recipe, device = RECIPES[network], eva.best_device()
+    train_set, test_set = eva.load_images(images)
+    eva.seed_everything(0)
+    model, policy, batch_size = eva.build_network(network), recipe["policy"](), recipe["batch_size"]
+    optimizer = recipe["optimizer"](model, recipe["lr"])
+    epochs = epochs or recipe["epochs"]
+    schedule = {"warmup": recipe["warmup"]}
+    curve = []
+    if loop == "fit":
+        loader = eva.make_loader(train_set, policy, batch_size=batch_size, shuffle=True, fast=True)
+        test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
+        scheduler = eva.one_cycle(optimizer, epochs * len(loader), **schedule)
+        begun = time.perf_counter() - START
+        history = eva.fit(model, loader, test_loader, epochs=epochs, optimizer=optimizer, scheduler=scheduler)
+        return list(zip((begun + s for s in itertools.accumulate(history.seconds)), history.test_acc, strict=True))
+    model.to(device)
+    loader = common.usual_loader(train_set, policy, batch_size=batch_size)
+    test_loader = common.usual_loader(test_set, eva.eval_policy(), batch_size=500, shuffle=False)
+    scheduler = eva.one_cycle(optimizer, epochs * len(loader), **schedule)
+    for epoch in range(epochs):
+        common.usual_epoch(model, loader, optimizer, scheduler, device)
+        curve.append((time.perf_counter() - START, accuracy(model, test_loader, device)))
+        print(f"epoch {epoch + 1}: {curve[-1][1]:.2%} after {curve[-1][0]:,.1f} s")
+    return curve
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, loader: torch.utils.data.DataLoader, device: torch.device) -> float:
+    """Test as the usual loop does."""
+    model.eval()
+    correct, seen = 0, 0
+    for images, labels in loader:
+        correct += model(images.to(device)).argmax(dim=1).cpu().eq(labels).sum().item()
+        seen += len(labels)
+    return correct / seen
+
+
+if __name__ == "__main__":
+    main()
