@@ -41,6 +41,12 @@ def test_requirements_and_package_ask_for_the_same():
     assert {line.split(">=")[0] for line in required} <= constrained
 
 
+def test_every_folder_of_modules_is_packed():
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "eva_utils").rglob("*.py")}
+    assert {folder.as_posix().replace("/", ".") for folder in folders} == set(packed)
+
+
 def test_the_placeholder_for_the_repositorys_address_is_plainly_one_or_gone():
     address = PROJECT["urls"]["repository"]
     assert address.startswith("https://github.com/")
