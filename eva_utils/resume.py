@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import random
 import signal
 import threading
@@ -162,10 +163,13 @@ class Saver:
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            if sorted(state) != sorted([*self.parts, "history", "run", "epoch", "random"]):
-                raise ValueError(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
+            if not {"model", "optimizer", "history", "run", "epoch", "random"} <= state.keys():
+                problems.append(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
+                continue
             if problems:
                 print(f"{problems[0]}; going on from the file before it")
+                if is_first():  # else the next save would keep the damaged file in place of the good one
+                    os.replace(self.path, self.path.with_name(f"{self.path.name}.damaged"))
             return state
         if problems:
             raise ValueError("; ".join(problems))

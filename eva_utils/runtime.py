@@ -100,20 +100,27 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
 
 
+def prepare_determinism(device: torch.device) -> None:
+    """Set the environment variable that cuBLAS reads when CUDA starts and needs for repeatable sums.
+
+    Raises ValueError where CUDA runs already without it.
+    """
+    if device.type != "cuda" or os.environ.get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8"):
+        return
+    if torch.cuda.is_initialized():
+        raise ValueError(
+            "deterministic=True, but CUDA was started without it: restart the kernel and put "
+            'os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8" before anything uses the GPU'
+        )
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+
+
 @contextlib.contextmanager
-def deterministic_algorithms(device: torch.device) -> Iterator[None]:
+def deterministic_algorithms() -> Iterator[None]:
     """Let torch take none but repeatable algorithms, and put its settings back afterwards.
 
-    Operations that have none raise RuntimeError. cuBLAS is told by an environment variable that it reads when CUDA
-    starts; raises ValueError where CUDA runs already without it.
+    Operations that have none raise RuntimeError.
     """
-    if device.type == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
-        if torch.cuda.is_initialized():
-            raise ValueError(
-                "deterministic=True, but CUDA was started without it: restart the kernel and put "
-                'os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8" before anything uses the GPU'
-            )
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from eva_utils.loaders import DeviceLoader, EpochSampler
 from eva_utils.predictions import check_batch, check_logits, predict
 from eva_utils.progress import Progress
 from eva_utils.resume import EpochSoFar, Saver, interruptions
-from eva_utils.runtime import autocast, best_device, best_precision, deterministic_algorithms
+from eva_utils.runtime import autocast, best_device, best_precision, deterministic_algorithms, prepare_determinism
 
 Loader = DataLoader | DeviceLoader
 
@@ -63,6 +64,8 @@ def fit(
     if not 0 <= average < 1:
         raise ValueError(f"average={average}: expected a share from 0 (no average) to below 1, such as 0.999")
     device = torch.device(device) if device else best_device()
+    if deterministic:
+        prepare_determinism(device)
     precision = precision or best_precision(device)
     model.to(device, memory_format=torch.channels_last)
     if optimizer is None:
@@ -85,7 +88,7 @@ def fit(
     progress, say = Progress(enabled=verbose), print if verbose else lambda *_, **__: None
     say(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")
     say(HEADER, *map(history.line, range(len(history))), sep="\n")
-    repeatable = deterministic_algorithms(device) if deterministic else contextlib.nullcontext()
+    repeatable = deterministic_algorithms() if deterministic else contextlib.nullcontext()
     with repeatable, interruptions() as interrupted, joined(model) as trained:
         step = functools.partial(_step, trained, averaged, optimizer, scheduler, loss_fn, scaler, precision)
         for epoch in range(len(history), epochs):
@@ -213,7 +216,8 @@ def _describe(
     return {
         "network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "images": repr(getattr(dataset, "image_set", f"{len(dataset):,} images")),
-        "policy": str(getattr(dataset, "transform", "")) + ", in batches" * isinstance(train_loader, DeviceLoader),
+        "policy": re.sub(r" at 0x[0-9a-fA-F]+", "", str(getattr(dataset, "transform", "")))
+        + ", in batches" * isinstance(train_loader, DeviceLoader),
         "batch size": str(train_loader.batch_size),
         "seed": str(getattr(train_loader.sampler, "seed", None)),
         "optimizer": f"{type(optimizer).__name__} {groups}",

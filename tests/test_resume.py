@@ -224,3 +224,14 @@ def test_drive_says_how_to_mount_it():
 def test_drive_is_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr("eva_utils.checkpoint.DRIVE", tmp_path)
     assert on_drive("run.pt") == Path(tmp_path, "eva_utils", "run.pt")
+
+
+def test_the_good_file_outlives_a_damaged_one_beside_it(run, tmp_path):
+    path = tmp_path / "run.pt"
+    run(path, epochs=1, verbose=False)
+    run(path, verbose=False)
+    good = previous_checkpoint(path).read_bytes()
+    path.write_bytes(b"cut")
+    run(path, epochs=1, verbose=False)
+    assert path.with_name("run.pt.damaged").read_bytes() == b"cut"
+    assert good in (path.read_bytes() if path.exists() else b"", previous_checkpoint(path).read_bytes())

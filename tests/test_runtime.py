@@ -11,6 +11,7 @@ from eva_utils.runtime import (
     best_precision,
     describe_device,
     deterministic_algorithms,
+    prepare_determinism,
     run_mode,
     seed_everything,
 )
@@ -87,12 +88,16 @@ def test_the_cpu_is_said_loudly(monkeypatch):
 def test_cublas_is_told_before_cuda_starts_or_the_way_out_is_said(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    remedy = r'restart the kernel and put os.environ\["CUBLAS_WORKSPACE_CONFIG"\]'
-    with pytest.raises(ValueError, match=remedy), deterministic_algorithms(CUDA):
-        pass
+    prepare_determinism(CPU)
+    with pytest.raises(ValueError, match=r'restart the kernel and put os.environ\["CUBLAS_WORKSPACE_CONFIG"\]'):
+        prepare_determinism(CUDA)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    with deterministic_algorithms(CUDA):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    prepare_determinism(CUDA)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_deterministic_algorithms_are_taken_and_left():
+    with deterministic_algorithms():
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
     assert not torch.are_deterministic_algorithms_enabled()
