@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from eva_utils.distributed import is_first, join, leave, torchrun_place
 from eva_utils.images import hold_out, load_images
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network
-from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
+from eva_utils.optimizers import decay_groups, one_cycle
 from eva_utils.predictions import predict
 from eva_utils.records import FIGURES, save_run
 from eva_utils.runtime import best_device, describe_device, seed_everything
@@ -21,15 +22,9 @@ from eva_utils.training import fit
 from eva_utils.transforms import crop_policy, eval_policy
 
 
-def sgd_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of notebook 04."""
-    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=0.95, nesterov=True)
-
-
-def muon_recipe(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of notebook 05."""
-    groups = muon_groups(model, lr=lr, sgd_lr=4 * lr, weight_decay=0.01, sgd_weight_decay=5e-4)
-    return Muon(groups, momentum=0.9)
+def sgd_recipe(model: nn.Module, lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return the optimizer of notebooks 04 and 05."""
+    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=momentum, nesterov=True)
 
 
 # The recipes of the notebooks: epochs, batch size, highest lr, share of warm-up, optimizer and augmentation.
@@ -39,16 +34,16 @@ RECIPES = {
         "batch_size": 128,
         "lr": 0.04,
         "warmup": 0.1,
-        "optimizer": sgd_recipe,
+        "optimizer": partial(sgd_recipe, momentum=0.95),
         "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
     "dilated_separable_net": {
-        "epochs": 100,
+        "epochs": 180,
         "batch_size": 256,
-        "lr": 0.05,
+        "lr": 0.2,
         "warmup": 0.1,
-        "optimizer": muon_recipe,
-        "policy": lambda: crop_policy(padding=4, dropout=0.25),
+        "optimizer": partial(sgd_recipe, momentum=0.9),
+        "policy": lambda: crop_policy(padding=4, dropout=0.5),
     },
 }
 
