@@ -1,14 +1,17 @@
 """Files that are written at once or not at all, and read without running any code in them."""
 
 import contextlib
+import glob
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 DRIVE = Path("/content/drive/MyDrive")
+DEAD_AFTER = 60.0  # seconds after which a file that is still being written would have grown
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = False) -> None:
@@ -20,6 +23,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = Fal
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -75,6 +79,15 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
         torch.save(state, file)
     except RuntimeError as error:  # torch's own, raised while it cleans up after the disk's
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed saves have left beside the file; what is younger may be another process's."""
+    for kind in ("part", "link"):
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.{kind}"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > DEAD_AFTER:
+                    left.unlink()
 
 
 def _keep(path: Path) -> None:

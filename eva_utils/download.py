@@ -19,6 +19,7 @@ RATE_WINDOW = 10.0  # seconds over which the rate is judged
 LEAST_RATE = 300_000  # bytes a second, as long as there are other places to try
 LEAST_AT_ALL = 2_000  # bytes a second, when all others have failed
 CHUNK = 1 << 16
+RETRY_PAUSE = 0.2  # seconds before a connection that was cut is taken up again
 
 
 class _RefusedError(OSError):
@@ -61,33 +62,58 @@ def is_whole(path: Path, *, size: int, md5: str) -> bool:
 
 
 def _from(url: str, path: Path, size: int, md5: str, least_rate: int, verbose: bool) -> None:
-    """Bring the file from one place; a connection that is cut is taken up again as long as something arrives."""
+    """Bring the file from one place; a connection that is cut is taken up again as long as enough arrives."""
     part = path.with_name(f"{path.name}.part")
+    rate = _Rate(least_rate)
+    all_from_here = not _size(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         if before < size:
             try:
-                _receive(url, part, size, least_rate, verbose)
+                _receive(url, part, size, rate, verbose)
             except (_RefusedError, _TooSlowError):
                 raise
             except (OSError, http.client.HTTPException):
-                if not part.exists() or part.stat().st_size <= before:
+                if _size(part) <= before:
                     raise
-        if part.stat().st_size < size:
-            continue  # cut, but it had come further
+        if _size(part) < size:  # cut, but it had come further
+            rate.check()
+            time.sleep(RETRY_PAUSE)
+            continue
         if is_whole(part, size=size, md5=md5):
             part.replace(path)
             return
         part.unlink()
-        if before == 0:
+        if all_from_here:
             raise _RefusedError("it sends another file (its checksum differs)")
+        all_from_here = True  # what was there before may have been what was wrong
 
 
-def _receive(url: str, part: Path, size: int, least_rate: int, verbose: bool) -> None:
+class _Rate:
+    """Counts what a place sends, over all its connections, and finds out where that is too little."""
+
+    def __init__(self, least: int) -> None:
+        self.least, self.window, self.since = least, 0, time.monotonic()
+
+    def count(self, received: int) -> None:
+        """Count so many bytes more."""
+        self.window += received
+
+    def check(self) -> None:
+        """Raise _TooSlowError if less came in this window of time than has to; begin the next one at its end."""
+        seconds = time.monotonic() - self.since
+        if seconds < RATE_WINDOW:
+            return
+        if self.window < self.least * seconds:
+            raise _TooSlowError(f"it sends {self.window / seconds / 1000:.0f} kB a second")
+        self.window, self.since = 0, time.monotonic()
+
+
+def _receive(url: str, part: Path, size: int, rate: _Rate, verbose: bool) -> None:
     """Append to ``part`` what is missing, or start it anew where the place cannot go on."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise _RefusedError("expected an address that starts with http:// or https://")
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     headers = {"User-Agent": "eva_utils"} | ({"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=CONNECT_OR_STALL) as response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
@@ -97,7 +123,7 @@ def _receive(url: str, part: Path, size: int, least_rate: int, verbose: bool) ->
         length = response.headers.get("Content-Length")
         if length is not None and start + int(length) != size:
             raise _RefusedError(f"its file has {start + int(length):,} bytes, not {size:,}")
-        chunks = _chunks(response, size - start, least_rate)
+        chunks = _chunks(response, size - start, rate)
         label = f"downloading {part.stem} from {urlsplit(url).netloc}"
         with part.open("ab" if resumed else "wb") as file:
             for chunk in Progress(enabled=verbose).track(
@@ -106,29 +132,32 @@ def _receive(url: str, part: Path, size: int, least_rate: int, verbose: bool) ->
                 file.write(chunk)
 
 
-def _chunks(response: http.client.HTTPResponse, size: int, least_rate: int) -> Iterator[bytes]:
+def _chunks(response: http.client.HTTPResponse, size: int, rate: _Rate) -> Iterator[bytes]:
     """Give ``size`` bytes in pieces of ``CHUNK``; raise where they come too slowly, too many or too few."""
-    left, window, since = size, 0, time.monotonic()
-    piece = b""
+    left, piece = size, b""
     while left:
         data = response.read1(min(CHUNK - len(piece), left))
         if not data:
             if piece:
                 yield piece
             raise http.client.IncompleteRead(b"", left)
-        piece, left, window = piece + data, left - len(data), window + len(data)
+        piece, left = piece + data, left - len(data)
+        rate.count(len(data))
         if len(piece) == CHUNK or not left:
             yield piece
             piece = b""
-        seconds = time.monotonic() - since
-        if seconds >= RATE_WINDOW:
-            if window < least_rate * seconds:
-                if piece:
-                    yield piece
-                raise _TooSlowError(f"it sends {window / seconds / 1000:.0f} kB a second")
-            window, since = 0, time.monotonic()
+        try:
+            rate.check()
+        except _TooSlowError:
+            if piece:
+                yield piece
+            raise
     if response.read1(1):
         raise _RefusedError(f"it sends more than the {size:,} bytes expected")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _md5(path: Path) -> str:

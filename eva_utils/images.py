@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +71,12 @@ class ImageSet:
     def __repr__(self) -> str:
         height, width = self.images.shape[1:3]
         return f"ImageSet({self.name}: {len(self):,} images of {height}x{width} pixels, {len(self.classes)} classes)"
+
+    @property
+    def checksum(self) -> str:
+        """The CRC-32 of images and labels, in hexadecimal: tells sets of one name and size apart."""
+        images, labels = (np.ascontiguousarray(array) for array in (self.images, self.labels))
+        return f"{zlib.crc32(labels, zlib.crc32(images)):08x}"
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """Return the images at ``indices`` (integers (M,)), in that order."""

@@ -7,20 +7,21 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eva_utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from eva_utils.distributed import is_first, processes, sum_over_processes
 from eva_utils.history import Evaluation, History
 
 NEVER = 2**62
+REMEDY = "lower the learning rate or warm up longer, and start again"
 
 
 @dataclass
@@ -35,6 +36,7 @@ class EpochSoFar:
     images: int = 0
     lr: float = math.nan
     seconds: float = 0.0
+    start: dict[str, Any] = field(default_factory=dict)  # the random state before the first batch
 
     @classmethod
     def new(cls, device: torch.device) -> "EpochSoFar":
@@ -67,7 +69,19 @@ class EpochSoFar:
         if self.bad_step.item() < NEVER:
             raise FloatingPointError(
                 f"the training loss is not finite since step {self.bad_step.item():,} of epoch {epoch}, at learning "
-                f"rate {self.bad_lr.item():.2e}: lower the learning rate or warm up longer, and start again"
+                f"rate {self.bad_lr.item():.2e}: {REMEDY}"
+            )
+
+    def check_weights(self, model: nn.Module, epoch: int) -> None:
+        """Raise FloatingPointError if a weight or a statistic is not finite, as after a step that went too far.
+
+        The step's own loss is still finite then. This waits for the device.
+        """
+        values = [value for value in model.state_dict().values() if value.is_floating_point()]
+        if values and not torch.stack([value.isfinite().all() for value in values]).all():
+            raise FloatingPointError(
+                f"the weights are not finite after step {self.steps:,} of epoch {epoch}, at learning rate "
+                f"{self.lr:.2e}: {REMEDY}"
             )
 
 
@@ -82,6 +96,7 @@ class Saver:
     run: dict[str, str]
     parts: dict[str, Any]
     seconds: float
+    generators: list[torch.Generator] = field(default_factory=list)  # the random state but for the global ones
     saved: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
@@ -117,7 +132,8 @@ class Saver:
             return
         self.saved = time.monotonic()
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"history": asdict(history), "run": self.run, "epoch": dict(vars(so_far)), "random": _random_state()}
+        state |= {"history": asdict(history), "run": self.run, "epoch": dict(vars(so_far))}
+        state["random"] = random_state(self.generators)
         try:
             save_checkpoint(self.path, state, keep=True)
         except OSError as error:
@@ -138,18 +154,30 @@ class Saver:
                     f"{str(self.path)!r} is of another run, its {name} was {state['run'].get(name)}, not {value}: "
                     "say restart=True to start afresh, or name another file"
                 )
-        history = History.from_lists({**state["history"], "run": self.run})
+        try:
+            history = History.from_lists({**state["history"], "run": self.run})
+            if len(history) <= epochs:
+                self._restore(state, so_far)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{str(self.path)!r} names this run, but does not fit it ({error!r}): say restart=True to start "
+                "afresh, or name another file"
+            ) from error
         if len(history) > epochs:
             raise ValueError(
                 f"{str(self.path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
             )
+        return history
+
+    def _restore(self, state: dict[str, Any], so_far: EpochSoFar) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        for name, value in state["epoch"].items():
-            device = so_far.loss.device
-            setattr(so_far, name, value.to(device) if isinstance(value, Tensor) else value)
-        _set_random_state(state["random"])
-        return history
+        for name, before in vars(so_far).items():
+            value = state["epoch"][name]
+            if type(value) is not type(before):
+                raise TypeError(f"{name} of the epoch is {type(value).__name__}, not {type(before).__name__}")
+            setattr(so_far, name, value.to(so_far.loss.device) if isinstance(value, Tensor) else value)
+        set_random_state(state["random"], self.generators)
 
     def _read(self) -> dict[str, Any] | None:
         if self.path is None:
@@ -163,7 +191,8 @@ class Saver:
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            if not {"model", "optimizer", "history", "run", "epoch", "random"} <= state.keys():
+            parts = {"model", "optimizer", "history", "run", "epoch", "random"}
+            if not all(isinstance(state.get(part), dict) for part in parts):
                 problems.append(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
                 continue
             if problems:
@@ -202,21 +231,28 @@ def interruptions() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _random_state() -> dict[str, Any]:
-    """Return the state of Python's, NumPy's and torch's generators in types that a checkpoint can hold."""
+def random_state(generators: Iterable[torch.Generator] = ()) -> dict[str, Any]:
+    """Return the state of Python's, NumPy's and torch's generators, and of these, in types a checkpoint can hold."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
+        "own": [generator.get_state() for generator in generators],
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any], generators: Iterable[torch.Generator] = ()) -> None:
+    """Bring all generators to what :func:`random_state` returned."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda"])
+    if state["mps"] and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"][0])
+    for generator, own in zip(generators, state["own"], strict=True):
+        generator.set_state(own)

@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
-import itertools
+import math
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from eva_utils.history import HEADER, Evaluation, History
 from eva_utils.loaders import DeviceLoader, EpochSampler
 from eva_utils.predictions import check_batch, check_logits, predict
 from eva_utils.progress import Progress
-from eva_utils.resume import EpochSoFar, Saver, interruptions
+from eva_utils.resume import EpochSoFar, Saver, interruptions, random_state, set_random_state
 from eva_utils.runtime import autocast, best_device, best_precision, deterministic_algorithms, prepare_determinism
 
 Loader = DataLoader | DeviceLoader
@@ -78,9 +80,10 @@ def fit(
     averaged = None
     if average:
         parts["averaged"] = averaged = AveragedModel(model, None, None, get_ema_multi_avg_fn(average), use_buffers=True)
-    run = _describe(model, train_loader, optimizer, scheduler, precision + ", deterministic" * deterministic)
+    run = _describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn)
     run["optimizer"] += f", weights averaged with {average}" if average else ""
-    saver = Saver(Path(checkpoint) if checkpoint else None, run, parts, 60 * save_minutes)
+    run["precision"] = precision + ", deterministic" * deterministic
+    saver = Saver(Path(checkpoint) if checkpoint else None, run, parts, 60 * save_minutes, _generators(train_loader))
     saver.check()
     so_far = EpochSoFar.new(device)
     history = History(run=run) if restart else saver.load(epochs, so_far)
@@ -93,7 +96,7 @@ def fit(
         step = functools.partial(_step, trained, averaged, optimizer, scheduler, loss_fn, scaler, precision)
         for epoch in range(len(history), epochs):
             batches = progress.track(
-                _from(train_loader, epoch, so_far.steps), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
+                _from(train_loader, epoch, so_far), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
             )
             _train_epoch(model.train(), batches, step, so_far, history, saver, interrupted)
             if interrupted:
@@ -103,6 +106,9 @@ def fit(
             so_far = EpochSoFar.new(device)
             saver.save(history, so_far)
             say(history.line(epoch))
+            if interrupted and len(history) < epochs:
+                say(f"stopped after epoch {epoch + 1}" + saver.advice)
+                break
     if averaged is not None:
         model.load_state_dict(averaged.module.state_dict())
     return history
@@ -144,10 +150,12 @@ def _train_epoch(
         if pause or so_far.steps % every == 0:
             so_far.check_finite(len(history) + 1)
         if pause:
+            so_far.check_weights(model, len(history) + 1)
             saver.save(history, so_far)
         if interrupted:
             return
     so_far.check_finite(len(history) + 1)
+    so_far.check_weights(model, len(history) + 1)
 
 
 def _step(
@@ -188,39 +196,86 @@ def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochS
     start = time.perf_counter()
     so_far.gather()
     test = evaluate(model, loader, precision=precision)
+    if not math.isfinite(test.loss):
+        raise FloatingPointError(
+            f"the test loss is {test.loss} after epoch {len(history) + 1}, with finite weights, in {precision}: "
+            "look for test images that are not finite, or name another precision"
+        )
     seconds = so_far.seconds + time.perf_counter() - start
     speed = so_far.images / so_far.seconds
     history.append(so_far.result(), test, lr=so_far.lr, seconds=seconds, images_per_second=speed)
 
 
-def _from(loader: Loader, epoch: int, steps: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Return the batches of an epoch but the first ``steps``; loaders of this library do not make those at all."""
+def _generators(loader: Loader) -> list[torch.Generator]:
+    """Return the generators that a loader keeps for the order of its samples; those of this library keep none."""
     if isinstance(loader.sampler, EpochSampler):
-        loader.sampler.set_epoch(epoch, start=steps * loader.batch_size)
+        return []
+    return [g for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None]
+
+
+def _from(loader: Loader, epoch: int, so_far: EpochSoFar) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return the batches of an epoch but those already done; loaders of this library do not make these at all.
+
+    Others draw the order of an epoch at its start, from a generator: this is brought back to where it was then.
+    """
+    if isinstance(loader.sampler, EpochSampler):
+        loader.sampler.set_epoch(epoch, start=so_far.steps * loader.batch_size)
         return loader
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(epoch)
-    return itertools.islice(loader, steps, None)
+    generators = _generators(loader)
+    here = random_state(generators)
+    if not so_far.steps:
+        so_far.start = here
+        return loader
+    set_random_state(so_far.start, generators)
+    batches = iter(loader)
+    for _ in range(so_far.steps):
+        next(batches)
+    set_random_state(here, generators)
+    return batches
 
 
 def _describe(
     model: nn.Module,
     train_loader: Loader,
+    test_loader: Loader,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-    precision: str,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, str]:
     """Return in words what makes a run another run: a checkpoint goes on with the same alone."""
-    groups = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
-    dataset = train_loader.dataset
+    layers = zlib.crc32(str(model).encode())  # which also tells networks of one class and size apart
+    policy = _words(getattr(train_loader.dataset, "transform", ""))
     return {
-        "network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
-        "images": repr(getattr(dataset, "image_set", f"{len(dataset):,} images")),
-        "policy": re.sub(r" at 0x[0-9a-fA-F]+", "", str(getattr(dataset, "transform", "")))
-        + ", in batches" * isinstance(train_loader, DeviceLoader),
+        "network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, {layers:08x}",
+        "images": _images(train_loader),
+        "test images": _images(test_loader),
+        "policy": policy + ", in batches" * isinstance(train_loader, DeviceLoader),
         "batch size": str(train_loader.batch_size),
         "seed": str(getattr(train_loader.sampler, "seed", None)),
-        "optimizer": f"{type(optimizer).__name__} {groups}",
+        "loss": getattr(loss_fn, "__name__", None) or _words(loss_fn),
+        "optimizer": f"{type(optimizer).__name__} {[_constants(group) for group in optimizer.param_groups]}",
         "schedule": f"{type(scheduler).__name__}, {getattr(scheduler, 'total_steps', None)} steps",
-        "precision": precision,
     }
+
+
+def _images(loader: Loader) -> str:
+    """Return the loader's images in words, with a checksum where they are an ImageSet."""
+    image_set = getattr(loader.dataset, "image_set", None)
+    return f"{len(loader.dataset):,} images" if image_set is None else f"{image_set!r}, {image_set.checksum}"
+
+
+def _words(thing: object) -> str:
+    """Return the text of an object without addresses, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(thing))
+
+
+def _constants(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a parameter group but those that its schedule changes."""
+    moving = ["params"]
+    if "initial_lr" in group:  # every schedule of torch notes it
+        moving += ["lr"]
+    if "max_momentum" in group:  # OneCycleLR and CyclicLR
+        moving += ["momentum", "betas"]
+    return {name: value for name, value in group.items() if name not in moving}

@@ -81,6 +81,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def other(self):
         self.wfile.write(self.send(bytes(len(CONTENT)))[:])
 
+    def other_cut(self):
+        self.wfile.write(self.send(bytes(len(CONTENT)), start=self.start())[:600_000])
+
+    def crumbs(self):
+        """Send 1,000 bytes a connection."""
+        self.wfile.write(self.send(start=self.start())[:1000])
+
     def short(self):
         self.wfile.write(self.send(CONTENT[:1000]))
 
@@ -183,23 +190,25 @@ def test_a_damaged_beginning_is_found_and_fetched_anew(fetch):
         ("reset", "reset"),
         ("circle", "status 302"),
         ("other", "another file"),
+        ("other_cut", "another file"),
         ("short", "its file has 1,000 bytes, not 1,000,000"),
         ("endless", "more than the 1,000,000 bytes"),
         ("page", "its file has 26 bytes"),
         ("stall", "silent for 0.5 seconds"),
         ("slow", "kB a second"),
+        ("crumbs", "kB a second"),
     ],
 )
 def test_a_place_that_misbehaves_is_left_for_the_next_and_named_if_there_is_none(fetch, monkeypatch, name, reason):
     monkeypatch.setattr(room, "CONNECT_OR_STALL", 0.5)
     monkeypatch.setattr(room, "RATE_WINDOW", 0.3)
     monkeypatch.setattr(room, "LEAST_RATE", 10_000_000)
-    if name == "slow":
+    if name in ("slow", "crumbs"):
         monkeypatch.setattr(room, "LEAST_AT_ALL", 5_000_000)
     with pytest.raises(ConnectionError, match=rf"archive\.tar\.gz could not be downloaded \(http.*/{name}: .*{reason}"):
         fetch(name)
     assert not fetch.path.exists()
-    monkeypatch.setattr(room, "LEAST_RATE", 1000)
+    monkeypatch.setattr(room, "LEAST_RATE", 10_000)
     assert fetch(name, "good") == CONTENT
 
 

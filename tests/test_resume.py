@@ -1,21 +1,28 @@
 """Trainings that are cut at any moment and go on to the same bits."""
 
+import dataclasses
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from eva_utils.checkpoint import load_checkpoint, on_drive, previous_checkpoint
+from eva_utils.checkpoint import load_checkpoint, on_drive, previous_checkpoint, save_checkpoint
 from eva_utils.loaders import make_loader
 from eva_utils.models import build_network
+from eva_utils.models.blocks import conv_relu_norm
 from eva_utils.optimizers import one_cycle
 from eva_utils.runtime import seed_everything
-from eva_utils.training import fit
+from eva_utils.training import evaluate, fit
 from eva_utils.transforms import course_policy, eval_policy
 
 # Trains in a process of its own, again and again, each time killed after a while, until one gets to the end.
@@ -105,6 +112,7 @@ def at_call(number, action):
     """Cross entropy that does something at one of its calls."""
     calls = []
 
+    @functools.wraps(F.cross_entropy)
     def loss_fn(logits, labels):
         calls.append(1)
         if len(calls) == number:
@@ -235,3 +243,158 @@ def test_the_good_file_outlives_a_damaged_one_beside_it(run, tmp_path):
     run(path, epochs=1, verbose=False)
     assert path.with_name("run.pt.damaged").read_bytes() == b"cut"
     assert good in (path.read_bytes() if path.exists() else b"", previous_checkpoint(path).read_bytes())
+
+
+def test_an_interruption_while_testing_stops_after_the_epoch(run, tmp_path, monkeypatch, capsys):
+    expected, _ = run(None)
+    path = tmp_path / "run.pt"
+
+    def interrupted_test(model, loader, **arguments):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(model, loader, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("eva_utils.training.evaluate", interrupted_test)
+        _, history = run(path)
+    assert len(history) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped after epoch 1: run it again to go on"
+    weights, _ = run(path)
+    assert equal(weights, expected)
+
+
+@pytest.mark.parametrize("kind", ["global generator", "own generator", "sampler's generator", "workers"])
+def test_a_plain_loader_goes_on_within_an_epoch_to_the_same_bits(tmp_path, shapes, kind):
+    images = torch.from_numpy(shapes.images).permute(0, 3, 1, 2).float() / 255
+    dataset = TensorDataset(images, torch.from_numpy(shapes.labels))
+
+    def train(path, loss_fn=F.cross_entropy):
+        seed_everything(3)
+        model = nn.Sequential(nn.Dropout(0.1), build_network("dilated_net"))
+        generator = torch.Generator().manual_seed(5)
+        loading = {
+            "global generator": {"shuffle": True},
+            "own generator": {"shuffle": True, "generator": generator},
+            "sampler's generator": {"sampler": RandomSampler(dataset, generator=generator)},
+            "workers": {"shuffle": True, "num_workers": 1},
+        }[kind]
+        loader = DataLoader(dataset, batch_size=16, **loading)
+        fit(model, loader, loader, epochs=3, loss_fn=loss_fn, device="cpu", checkpoint=path, verbose=False)
+        return model.state_dict()
+
+    expected = train(None)
+    for batch in (3, 4, 6, 12):  # in the middle and at the end of an epoch of four batches
+        path = tmp_path / f"{batch}.pt"
+        train(path, at_call(batch, lambda: signal.raise_signal(signal.SIGINT)))
+        assert load_checkpoint(path)["epoch"]["steps"] == (batch - 1) % 4 + 1
+        assert equal(train(path), expected), batch
+
+
+@pytest.mark.parametrize("schedule", [one_cycle, torch.optim.lr_scheduler.OneCycleLR])
+def test_the_same_optimizer_may_be_handed_in_again(tmp_path, shapes, schedule):
+    loader = make_loader(shapes, eval_policy(), batch_size=16, shuffle=True, workers=0)
+    model = build_network("dilated_net")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
+    steps = 2 * len(loader)
+    if schedule is one_cycle:
+        scheduler = one_cycle(optimizer, steps)
+    else:
+        scheduler = schedule(optimizer, max_lr=0.04, total_steps=steps)
+    settings = {"optimizer": optimizer, "scheduler": scheduler, "checkpoint": tmp_path / "run.pt", "verbose": False}
+    stop = at_call(6, lambda: signal.raise_signal(signal.SIGINT))
+    assert len(fit(model, loader, loader, epochs=2, loss_fn=stop, **settings)) == 1
+    assert len(fit(model, loader, loader, epochs=2, **settings)) == 2
+    assert len(fit(model, loader, loader, epochs=2, **settings)) == 2
+
+
+def test_weights_that_a_last_step_broke_are_not_saved(run, tmp_path):
+    def overflowing(logits, labels):
+        calls.append(1)
+        loss = F.cross_entropy(logits, labels)
+        return loss + Overflow.apply(logits).mean() if len(calls) == 8 else loss
+
+    class Overflow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, values):
+            return torch.zeros_like(values)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return torch.full_like(gradient, torch.inf)
+
+    calls, path = [], tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=r"weights are not finite after step 4 of epoch 2, at learning rate"):
+        run(path, loss_fn=overflowing)
+    state = load_checkpoint(path)
+    assert len(state["history"]["lr"]) == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_test_loss_that_is_not_finite_is_not_saved(tmp_path, shapes):
+    good = make_loader(shapes, eval_policy(), batch_size=20, workers=0)
+    bad = DataLoader(TensorDataset(torch.full((4, 3, 32, 32), torch.nan), torch.zeros(4, dtype=torch.int64)))
+    with pytest.raises(
+        FloatingPointError, match=r"the test loss is nan after epoch 1, with finite weights, in float32"
+    ):
+        fit(build_network("dilated_net"), good, bad, epochs=1, precision="float32", checkpoint=tmp_path / "run.pt")
+    assert not (tmp_path / "run.pt").exists()
+
+
+def test_what_cannot_be_seen_in_names_and_sizes_makes_another_run_too(tmp_path, shapes):
+    path = tmp_path / "run.pt"
+    others = shapes.subset(torch.randperm(len(shapes), generator=torch.Generator().manual_seed(0)).numpy())
+
+    def net(dilation):
+        return nn.Sequential(conv_relu_norm(3, 10, stride=2, dilation=dilation), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def train(model, images=shapes, test_images=shapes, **settings):
+        loaders = [make_loader(chosen, eval_policy(), batch_size=20, workers=0) for chosen in (images, test_images)]
+        return fit(model, *loaders, epochs=1, checkpoint=path, verbose=False, **settings)
+
+    train(net(1))
+    train(net(1))
+    for changed, arguments in {
+        "network": {"model": net(2)},
+        "images": {"model": net(1), "images": others},
+        "test images": {"model": net(1), "test_images": dataclasses.replace(shapes, labels=shapes.labels[::-1].copy())},
+        "loss": {"model": net(1), "loss_fn": functools.partial(F.cross_entropy, label_smoothing=0.1)},
+    }.items():
+        with pytest.raises(ValueError, match=f"of another run, its {changed} was .*: say restart=True to start afresh"):
+            train(**arguments)
+
+
+def test_what_killed_saves_left_is_removed(run, tmp_path):
+    old, young = tmp_path / "run.pt.1.part", tmp_path / "run.pt.2.link"
+    for left in (old, young):
+        left.write_bytes(b"cut")
+    os.utime(old, (0, time.time() - 100))
+    run(tmp_path / "run.pt", epochs=1, verbose=False)
+    assert not old.exists()
+    assert young.exists()  # which may be another process's
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("model", {"weight": torch.zeros(3)}, "Missing key"),
+        ("optimizer", {"state": {}}, "param_groups"),
+        ("epoch", {"loss": None}, "loss of the epoch is NoneType, not Tensor"),
+        ("epoch", {}, "KeyError.*loss"),
+        ("history", {"lr": [1.0]}, "expected the lists train_loss"),
+        ("random", {"python": (1, 2, 3)}, "ValueError.*state with version"),
+    ],
+)
+def test_a_checkpoint_that_names_this_run_but_does_not_fit_it_is_refused(run, tmp_path, part, value, reason):
+    path = tmp_path / "run.pt"
+    run(path, epochs=1, verbose=False)
+    save_checkpoint(path, load_checkpoint(path) | {part: value})
+    with pytest.raises(ValueError, match=rf"(?s)run\.pt' names this run, but does not fit it \(.*{reason}.*\): say"):
+        run(path, verbose=False)
+
+
+@pytest.mark.parametrize("part", ["model", "run", "random"])
+def test_a_checkpoint_of_another_making_is_refused(run, tmp_path, part):
+    path = tmp_path / "run.pt"
+    run(path, epochs=1, verbose=False)
+    save_checkpoint(path, load_checkpoint(path) | {part: 5})
+    with pytest.raises(ValueError, match="holds no checkpoint of such a run: delete it or name another file"):
+        run(path, verbose=False)
