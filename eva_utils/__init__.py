@@ -1,6 +1,7 @@
 """A thin library for the notebook series: images, policies, networks, training, figures."""
 
 import os
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import, albumentations would ask the network for news
 
@@ -25,14 +26,6 @@ from eva_utils.models.blocks import (
     separable_relu_norm,
 )
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
-from eva_utils.plots.curves import (
-    plot_calibration,
-    plot_confusion,
-    plot_histories,
-    plot_history,
-    plot_receptive_field,
-)
-from eva_utils.plots.images import plot_augmentations, plot_heat_maps, plot_mistakes, plot_samples
 from eva_utils.predictions import Calibration, Predictions, predict
 from eva_utils.receptive_field import (
     ReceptiveField,
@@ -59,6 +52,19 @@ from eva_utils.transforms import (
     denormalize,
     eval_policy,
 )
+
+if TYPE_CHECKING:
+    from eva_utils.plots import (
+        plot_augmentations,
+        plot_calibration,
+        plot_confusion,
+        plot_heat_maps,
+        plot_histories,
+        plot_history,
+        plot_mistakes,
+        plot_receptive_field,
+        plot_samples,
+    )
 
 __version__ = "0.1.0"
 
@@ -125,3 +131,16 @@ __all__ = [
     "separable_relu_norm",
     "summary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the figures when one is first asked for: matplotlib would take most of the time of the import."""
+    if name in __all__:  # and not here yet
+        from eva_utils import plots
+
+        return getattr(plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

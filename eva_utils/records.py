@@ -15,8 +15,6 @@ from torch import nn
 from eva_utils.checkpoint import save_checkpoint
 from eva_utils.history import History
 from eva_utils.images import ImageSet
-from eva_utils.plots.curves import plot_history
-from eva_utils.plots.images import plot_mistakes
 from eva_utils.predictions import Predictions
 from eva_utils.runtime import usable_cores
 
@@ -40,6 +38,8 @@ def save_run(
     words) must be what JSON can hold. The weights are a state dict on the CPU, for
     ``torch.load(path, weights_only=True)``.
     """
+    from eva_utils.plots import plot_history, plot_mistakes  # here, as matplotlib takes long to import
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {

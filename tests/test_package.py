@@ -4,6 +4,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import eva_utils
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,19 @@ def test_importing_does_nothing_else():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_figures_are_loaded_when_first_asked_for():
+    program = (
+        "import sys, eva_utils\n"
+        "assert 'matplotlib' not in sys.modules and 'plot_history' in dir(eva_utils)\n"
+        "assert callable(eva_utils.plot_history) and 'matplotlib.pyplot' in sys.modules\n"
+        "from eva_utils import *; plot_samples"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(AttributeError, match="module 'eva_utils' has no attribute 'plot_nothing'"):
+        _ = eva_utils.plot_nothing
 
 
 def test_requirements_and_package_ask_for_the_same():
