@@ -11,7 +11,7 @@ import common
 import torch
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES
+from eva_utils.__main__ import prepare
 
 
 def main() -> None:
@@ -40,17 +40,12 @@ def main() -> None:
 
 def train(network: str, sets: tuple, epochs: int, deterministic: bool) -> tuple[list[torch.Tensor], float]:
     """Return all that a training ends with, as tensors, and its images per second."""
-    recipe = RECIPES[network]
-    eva.seed_everything(0)
-    model = eva.build_network(network, num_classes=len(sets[0].classes))
-    loader = eva.make_loader(sets[0], recipe["policy"](), batch_size=recipe["batch_size"], shuffle=True, fast=True)
-    test_loader = eva.make_loader(sets[1], eva.eval_policy(), batch_size=500, fast=True)
-    optimizer = recipe["optimizer"](model, recipe["lr"])
-    settings = {"optimizer": optimizer, "deterministic": deterministic, "verbose": False}
-    history = eva.fit(model, loader, test_loader, epochs=epochs, **settings)
+    prepared = prepare(network, *sets, epochs=epochs, fast=True)
+    history = eva.fit(**prepared, deterministic=deterministic, verbose=False)
     losses = torch.tensor([*history.train_loss, *history.test_loss], dtype=torch.float64)
-    logits = eva.predict(model, test_loader).logits
-    return [losses, logits, *(value.cpu() for value in model.state_dict().values())], history.images_per_second[-1]
+    logits = eva.predict(prepared["model"], prepared["test_loader"]).logits
+    weights = [value.cpu() for value in prepared["model"].state_dict().values()]
+    return [losses, logits, *weights], history.images_per_second[-1]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
     python benchmarks/throughput.py --out benchmarks/records/throughput_cpu.json
 
-All train the same network with the same policy, batch size and optimizer in one process, in turns.
+All train the same network with the same policy, batch size and optimizer in one process, in turns. Two floors are
+stated beside: the speed if a step were its multiply-adds alone, at the rate of a large matrix product, and if it were
+the bytes alone that its layers, one by one, read and write, at the rate of a large copy. Fused layers and caches
+move fewer.
 """
 
 import statistics
@@ -28,20 +31,28 @@ def main() -> None:
     device, (whole_set, _) = eva.best_device(), eva.load_images(args.images)
     train_set = whole_set.subset(range(min(args.count, len(whole_set))))
     rates = {precision: matrix_rate(device, precision) for precision in precisions(device)}
+    bandwidth = copy_rate(device)
     measured = {}
     for network in eva.NETWORKS:
         values = common.in_turns(contenders(network, train_set, device), args.rounds)
-        floors = {precision: floor(network, rate) for precision, rate in rates.items()}
+        floors = {precision: floor(network, precision, rate, bandwidth) for precision, rate in rates.items()}
         measured[network] = {"images_per_second": values, "floor_images_per_second": floors}
         usual = statistics.median(values[USUAL])
         rows = []
         for name, speeds in values.items():
-            best = floors[name.rsplit(", ", 1)[1]]
-            ratio, share = statistics.median(speeds) / usual, statistics.median(speeds) / best
-            rows.append((name, common.spread(speeds), f"{ratio:.2f}", f"{share:.0%}"))
-        header = ("", "images/s: median (lowest to highest)", "to the usual loop", "of the floor's")
+            median, best = statistics.median(speeds), floors[name.rsplit(", ", 1)[1]]
+            shares = [f"{median / best[kind]:.0%}" for kind in ("multiply-adds", "bytes")]
+            rows.append((name, common.spread(speeds), f"{median / usual:.2f}", *shares))
+        header = (
+            "",
+            "images/s: median (lowest to highest)",
+            "to the usual loop",
+            "of the multiply-adds'",
+            "of the bytes'",
+        )
         common.print_table(f"{network} on {device.type}, {train_set.name}", header, rows)
-    common.save_record(args.out, {"images": train_set.name, "matrix_flops": rates, "networks": measured})
+    rates = {"matrix_flops": rates, "copy_bytes": bandwidth}
+    common.save_record(args.out, {"images": train_set.name, "rates_a_second": rates, "networks": measured})
 
 
 def precisions(device: torch.device) -> list[str]:
@@ -95,12 +106,48 @@ def matrix_rate(device: torch.device, precision: str, size: int = 2048) -> float
     return 2 * size**3 / min(seconds)
 
 
-def floor(network: str, rate: float) -> float:
-    """Return the images a second that a step would take if it were nothing but its multiply-adds at that rate.
+def copy_rate(device: torch.device, size: int = 2**26) -> float:
+    """Return the bytes a second that a copy of ``size`` bytes reads and writes: the most of 20."""
+    source, seconds = torch.ones(size, dtype=torch.uint8, device=device), []
+    target = torch.empty_like(source)
+    for _ in range(20):
+        start = time.perf_counter()
+        target.copy_(source)[0].item()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size / min(seconds)
 
-    A backward pass has twice the forward pass's.
+
+def floor(network: str, precision: str, flops: float, bandwidth: float) -> dict[str, float]:
+    """Return the images a second of a step that were multiply-adds alone, and of one that were bytes alone.
+
+    A backward pass has twice the multiply-adds of the forward pass.
     """
-    return rate / (3 * forward_flops(eva.build_network(network)))
+    model = eva.build_network(network)
+    size = getattr(torch, precision).itemsize
+    return {
+        "multiply-adds": flops / (3 * forward_flops(model)),
+        "bytes": bandwidth / (size * moved_numbers(model)),
+    }
+
+
+def moved_numbers(model: nn.Module) -> int:
+    """Return how many numbers the layers read and write for an image in a step, each layer by itself.
+
+    Forward a layer reads its input and writes its output; backward it reads the input and the output's gradient and
+    writes the input's. Weights are left out: a batch shares them.
+    """
+    moved = 0
+
+    def count(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal moved
+        moved += 3 * inputs[0].numel() + 2 * output.numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in model.modules() if not [*layer.children()]]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    return moved
 
 
 def forward_flops(model: nn.Module) -> int:

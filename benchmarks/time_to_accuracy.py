@@ -20,7 +20,7 @@ import common
 import torch
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES
+from eva_utils.__main__ import RECIPES, prepare
 
 TARGETS = (0.85, 0.887)
 
@@ -58,26 +58,18 @@ def main() -> None:
 def train(network: str, loop: str, images: str | None, epochs: int | None) -> list[tuple[float, float]]:
     """Return (seconds since the start, test accuracy) after each epoch."""
     recipe, device = RECIPES[network], eva.best_device()
-    train_set, test_set = eva.load_images(images)
-    eva.seed_everything(0)
-    model, policy, batch_size = eva.build_network(network), recipe["policy"](), recipe["batch_size"]
-    optimizer = recipe["optimizer"](model, recipe["lr"])
+    sets = eva.load_images(images)
     epochs = epochs or recipe["epochs"]
-    schedule = {"warmup": recipe["warmup"]}
-    curve = []
+    prepared = prepare(network, *sets, epochs=epochs, fast=loop == "fit")
     if loop == "fit":
-        loader = eva.make_loader(train_set, policy, batch_size=batch_size, shuffle=True, fast=True)
-        test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
-        scheduler = eva.one_cycle(optimizer, epochs * len(loader), **schedule)
         begun = time.perf_counter() - START
-        history = eva.fit(model, loader, test_loader, epochs=epochs, optimizer=optimizer, scheduler=scheduler)
+        history = eva.fit(**prepared)
         return list(zip((begun + s for s in itertools.accumulate(history.seconds)), history.test_acc, strict=True))
-    model.to(device)
-    loader = common.usual_loader(train_set, policy, batch_size=batch_size)
-    test_loader = common.usual_loader(test_set, eva.eval_policy(), batch_size=500, shuffle=False)
-    scheduler = eva.one_cycle(optimizer, epochs * len(loader), **schedule)
+    model, curve = prepared["model"].to(device), []
+    loader = common.usual_loader(sets[0], recipe["policy"](), batch_size=recipe["batch_size"])
+    test_loader = common.usual_loader(sets[1], eva.eval_policy(), batch_size=500, shuffle=False)
     for epoch in range(epochs):
-        common.usual_epoch(model, loader, optimizer, scheduler, device)
+        common.usual_epoch(model, loader, prepared["optimizer"], prepared["scheduler"], device)
         curve.append((time.perf_counter() - START, accuracy(model, test_loader, device)))
         print(f"epoch {epoch + 1}: {curve[-1][1]:.2%} after {curve[-1][0]:,.1f} s")
     return curve

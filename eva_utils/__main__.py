@@ -6,12 +6,13 @@ import statistics
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from eva_utils.distributed import is_first, join, leave, torchrun_place
-from eva_utils.images import hold_out, load_images
+from eva_utils.images import ImageSet, hold_out, load_images
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network
 from eva_utils.optimizers import decay_groups, one_cycle
@@ -92,34 +93,18 @@ def train_seeds(args: argparse.Namespace, number: int, count: int) -> None:
 
 def train(args: argparse.Namespace, seed: int, out: Path, shard: tuple[int, int] = (0, 1)) -> None:
     """Train a network with its notebook's recipe and write record, weights and figures."""
-    recipe = RECIPES[args.network]
-    epochs = args.epochs or recipe["epochs"]
-    batch_size = args.batch_size or recipe["batch_size"]
-    lr = args.lr or recipe["lr"]
     train_set, test_set = load_images(args.images)
     if args.hold_out:
         train_set, test_set = hold_out(train_set, args.hold_out)
     say = print if is_first() else lambda *_, **__: None
     say(train_set, test_set, describe_device(best_device()), sep="\n")
-
-    seed_everything(seed)
-    model = build_network(args.network, num_classes=len(train_set.classes))
-    loading = {"seed": seed, "fast": True, "shard": shard}
-    train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, **loading)
-    test_loader = make_loader(test_set, eval_policy(), batch_size=500, **loading)
-    optimizer = recipe["optimizer"](model, lr)
-    scheduler = one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"])
-    history = fit(
-        model,
-        train_loader,
-        test_loader,
-        epochs=epochs,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        checkpoint=out / "checkpoint.pt",
-    )
+    recipe = RECIPES[args.network]
+    settings = {name: getattr(args, name) or recipe[name] for name in ("epochs", "batch_size", "lr")} | {"seed": seed}
+    prepared = prepare(args.network, train_set, test_set, fast=True, shard=shard, **settings)
+    history = fit(**prepared, checkpoint=out / "checkpoint.pt")
     if not is_first():
         return
+    model = prepared["model"]
     record = save_run(
         out,
         network=args.network,
@@ -128,10 +113,41 @@ def train(args: argparse.Namespace, seed: int, out: Path, shard: tuple[int, int]
         test_set=test_set,
         history=history,
         predictions=predict(model, make_loader(test_set, eval_policy(), batch_size=500, fast=True)),
-        settings={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
+        settings=settings,
     )
     print(f"test accuracy on {test_set.name}: {record['test_acc']:.2%}")
     print(f"in {out}: record.json, weights.pt, {', '.join(FIGURES)}")
+
+
+def prepare(
+    network: str,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    **loading: Any,
+) -> dict[str, Any]:
+    """Return the arguments of :func:`fit` for a new network and its notebook's recipe.
+
+    What is None is the notebook's; ``loading`` goes to :func:`make_loader`. Global generators are seeded.
+    """
+    recipe = RECIPES[network]
+    epochs, batch_size = epochs or recipe["epochs"], batch_size or recipe["batch_size"]
+    seed_everything(seed)
+    model = build_network(network, num_classes=len(train_set.classes))
+    train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, seed=seed, **loading)
+    optimizer = recipe["optimizer"](model, lr or recipe["lr"])
+    return {
+        "model": model,
+        "train_loader": train_loader,
+        "test_loader": make_loader(test_set, eval_policy(), batch_size=500, **loading),
+        "epochs": epochs,
+        "optimizer": optimizer,
+        "scheduler": one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"]),
+    }
 
 
 def _out(args: argparse.Namespace) -> Path:

@@ -6,6 +6,7 @@ The test images take no part: the last 5,000 training images by a fixed draw are
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def main() -> None:
         epochs=args.epochs,
         optimizer=optimizer,
         scheduler=eva.one_cycle(optimizer, args.epochs * len(train_loader), warmup=args.warmup),
-        loss_fn=lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=args.label_smoothing),
+        loss_fn=functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing),
         average=args.average,
         checkpoint=args.out.with_suffix(".pt"),
     )
