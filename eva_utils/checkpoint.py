@@ -3,19 +3,24 @@
 import contextlib
 import glob
 import os
+import re
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+
+from eva_utils.checks import instance
 
 DRIVE = Path("/content/drive/MyDrive")
 DEAD_AFTER = 60.0  # seconds after which a file that is still being written would have grown
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = False) -> None:
-    """Write ``state`` (tensors, numbers, strings, and lists and dicts of them) to ``path``.
+    """Write ``state`` (tensors, numbers, strings, and lists and dicts of them, NumPy's too) to ``path``.
 
     It is written beside ``path`` first, brought to the disk and then renamed, so that a cut at any moment leaves a
     whole file; with ``keep`` the one that was there before stays as :func:`previous_checkpoint`. Raises OSError where
@@ -27,7 +32,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = Fal
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            _write(state, file)
+            _write(_readable(state), file)
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():
@@ -53,11 +58,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load looks at no checksum
+        if damaged:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for a damaged or foreign file
-        raise ValueError(f"{str(path)!r} is no readable checkpoint ({error}): delete it") from error
+        reason = _reason(error)
+        raise ValueError(f"{str(path)!r} is no readable checkpoint ({reason}): name another file") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint: delete it")
+        raise ValueError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint: name another file")
     return state
 
 
@@ -79,6 +89,36 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
         torch.save(state, file)
     except RuntimeError as error:  # torch's own, raised while it cleans up after the disk's
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """Return the path with links and ``~`` followed; raise ValueError where no file can be."""
+    instance("checkpoint", path, (str, os.PathLike), "a path")
+    resolved = Path(path).expanduser().resolve()
+    if not os.fspath(path) or (resolved.exists() and not resolved.is_file()):
+        raise ValueError(f"checkpoint={str(path)!r} is no file: name a file, such as runs/checkpoint.pt")
+    return resolved
+
+
+def _readable(value: Any) -> Any:
+    """Return the value without NumPy's types, which are not read back."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, dict):
+        return {_readable(name): _readable(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_readable, value))
+    return value
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file was not read, without torch's advice to run what is in it."""
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused:
+        return f"it holds {refused[1]}, which is no plain value"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _sweep(path: Path) -> None:

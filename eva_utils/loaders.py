@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eva_utils.batched import BatchedPolicy
 from eva_utils.batched.step import Parameters
+from eva_utils.checks import instance, whole_number
 from eva_utils.images import ImageSet
 from eva_utils.runtime import best_device, usable_cores
 
@@ -55,10 +56,11 @@ def make_loader(
     the i-th (from 0) of n processes its share of each batch. Raises ValueError for a policy that it cannot batch; for
     an empty set, a batch size below 1 or workers below 0.
     """
+    instance("image_set", image_set, ImageSet, "images such as load_images gives")
+    instance("transform", transform, A.Compose, "a policy such as crop_policy gives, an albumentations.Compose")
+    batch_size, seed = whole_number("batch_size", batch_size, least=1), whole_number("seed", seed, least=0)
     if len(image_set) == 0:
         raise ValueError(f"{image_set} is empty: a loader needs at least one image")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected 1 or more")
     if fast:
         if workers is not None:
             raise ValueError(f"workers={workers} with fast=True: the fast loader has no workers, leave them out")
@@ -70,8 +72,7 @@ def make_loader(
         raise ValueError(f"device={str(device)!r} without fast=True: leave it out, fit moves each batch to its device")
     if workers is None:
         workers = min(usable_cores(), MAX_WORKERS)
-    if workers < 0:
-        raise ValueError(f"workers={workers}: expected 0 or more, or None for the number of cores")
+    workers = whole_number("workers", workers, least=0)
     return DataLoader(
         _AugmentedImages(image_set, transform, seed),
         batch_size=batch_size,
@@ -185,6 +186,10 @@ class _AugmentedImages(Dataset):
     def __init__(self, image_set: ImageSet, transform: A.Compose, seed: int) -> None:
         self.image_set, self.seed = image_set, seed
         self.transform = copy.deepcopy(transform)  # the caller's keeps its own generators
+        made = augment(image_set.images[0], self.transform, key=(seed, 0, 0))
+        if not torch.is_tensor(made) or made.dtype != torch.float32 or made.ndim != 3:
+            what = f"{made.dtype} {tuple(made.shape)}"
+            raise ValueError(f"the policy gives images {what}: end it with A.Normalize and ToTensorV2")
 
     def __len__(self) -> int:
         return len(self.image_set)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eva_utils.checks import real_number
+
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the model's parameters as two groups for a torch optimizer.
@@ -58,6 +60,10 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], *, lr: float = 0.05, momentum: float = 0.9) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True}
         super().__init__(params, defaults)
+        for group in self.param_groups:
+            real_number("lr", group["lr"], least=0)
+            real_number("momentum", group["momentum"], least=0, most=1)
+            real_number("weight_decay", group["weight_decay"], least=0)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

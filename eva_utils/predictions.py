@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from eva_utils.runtime import autocast
+from eva_utils.checks import whole_number
+from eva_utils.runtime import autocast, device_of
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,19 @@ class Predictions:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        if self.labels.dtype != torch.int64:
+            raise ValueError(f"labels are {self.labels.dtype}: expected torch.int64, the number of each image's class")
         shape = tuple(self.logits.shape)
         if len(shape) != 2 or self.labels.shape != shape[:1] or not len(self.labels):
             raise ValueError(
                 f"logits {shape} and labels {tuple(self.labels.shape)}: expected (N, classes) and (N,), N at least 1"
             )
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= shape[1]:
+        _check_labels(self.labels, shape[1])
+        bad = (~self.logits.isfinite().all(dim=1)).nonzero().flatten()
+        if len(bad):
             raise ValueError(
-                f"labels go from {low} to {high}, but the network has {shape[1]} outputs: expected labels "
-                f"0 to {shape[1] - 1}"
+                f"the logits of {len(bad):,} images, the first at index {bad[0]}, are not finite: look for weights or "
+                "images that are not, or predict in float32"
             )
 
     def __len__(self) -> int:
@@ -87,6 +92,7 @@ class Predictions:
 
     def most_confused(self, count: int = 10) -> list[tuple[int, int, int]]:
         """Return the pairs (true class, predicted class, images) that are confused most often, the worst first."""
+        count = whole_number("count", count, least=1)
         counts = self.confusion().fill_diagonal_(0)
         pairs = [(int(counts[true, pred]), int(true), int(pred)) for true, pred in counts.nonzero()]
         pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
@@ -94,8 +100,7 @@ class Predictions:
 
     def calibration(self, bins: int = 15) -> "Calibration":
         """Compare the probability of the predicted class with how often it is right, in ``bins`` equal bins."""
-        if bins < 1:
-            raise ValueError(f"bins={bins}: expected 1 or more")
+        bins = whole_number("bins", bins, least=1)
         confidence, right = self.probs.amax(dim=1).double(), (self.preds == self.labels).double()
         number = (confidence * bins).long().clamp(max=bins - 1)
         counts = torch.bincount(number, minlength=bins)
@@ -136,15 +141,18 @@ def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32")
 
     The model runs on the device that it is on, in eval mode, and is left in the mode it was in.
     ``precision`` is "float32", "bfloat16" or "float16". Raises ValueError for a loader without batches and
-    for logits and labels that do not fit.
+    for logits and labels that do not fit, or logits that are not finite.
     """
-    device = next(model.parameters()).device
+    if not hasattr(loader, "__iter__"):
+        raise ValueError(f"the loader is a {type(loader).__name__}: expected one such as make_loader gives")
+    device, classes = device_of(model), count_classes(loader)
     logits, labels = [], []
     with eval_mode(model), autocast(device, precision):
-        for images, batch_labels in loader:
+        for batch in loader:
+            images, batch_labels = images_and_labels(batch)
             check_batch(images, batch_labels)
             outputs = model(images.to(device, non_blocking=True))
-            check_logits(outputs, batch_labels)
+            check_logits(outputs, batch_labels, classes)
             logits.append(outputs.float().cpu())
             labels.append(batch_labels.cpu())
     if not logits:
@@ -152,22 +160,52 @@ def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32")
     return Predictions(torch.cat(logits), torch.cat(labels))
 
 
+def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return the two parts of a batch, or raise ValueError if it has others."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+        raise ValueError(f"the loader gives {what}: expected pairs (images, labels)")
+    return batch[0], batch[1]
+
+
+def count_classes(loader: Any) -> int | None:
+    """Return how many classes the loader's images have, if they are an ImageSet."""
+    image_set = getattr(getattr(loader, "dataset", None), "image_set", None)
+    return None if image_set is None else len(image_set.classes)
+
+
 def check_batch(images: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless images are floating point (B, C, H, W) and labels int64 (B,)."""
-    if not (torch.is_tensor(images) and images.is_floating_point() and images.ndim == 4):
+    """Raise ValueError unless images are floating point (B, 3, H, W) and labels int64 (B,)."""
+    if not (torch.is_tensor(images) and images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3):
         what = f"{images.dtype} {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
-        raise ValueError(f"the loader gives images {what}: expected normalised floats (B, channels, height, width)")
+        raise ValueError(f"the loader gives images {what}: expected normalised floats (B, 3, height, width)")
     if not (torch.is_tensor(labels) and labels.dtype == torch.int64 and labels.shape == images.shape[:1]):
         what = f"{labels.dtype} {tuple(labels.shape)}" if torch.is_tensor(labels) else type(labels).__name__
         raise ValueError(f"the loader gives labels {what}: expected torch.int64 ({len(images)},), one an image")
 
 
-def check_logits(logits: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless the network gave logits (B, classes), one row an image."""
+def check_logits(logits: Tensor, labels: Tensor, classes: int | None = None) -> None:
+    """Raise ValueError unless the network gave logits (B, classes), one row an image, and the labels are of these.
+
+    Labels on a GPU are not looked at: that would wait for it.
+    """
     if not torch.is_tensor(logits):
         raise ValueError(f"the network gives a {type(logits).__name__}: expected one tensor of logits (B, classes)")
     if logits.ndim != 2 or len(logits) != len(labels):
         count = len(labels)
         raise ValueError(
             f"the network gives {tuple(logits.shape)} for {count} images: expected logits ({count}, classes)"
+        )
+    width = logits.shape[1]
+    if classes is not None and width != classes:
+        raise ValueError(f"the network has {width} outputs for {classes} classes: build it with num_classes={classes}")
+    if labels.device.type == "cpu" and len(labels):
+        _check_labels(labels, width)
+
+
+def _check_labels(labels: Tensor, width: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= width:
+        raise ValueError(
+            f"labels go from {low} to {high}, but the network has {width} outputs: expected labels 0 to {width - 1}"
         )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eva_utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from eva_utils.distributed import is_first, processes, sum_over_processes
 from eva_utils.history import Evaluation, History
+from eva_utils.recipe import constants_of
 
 NEVER = 2**62
 REMEDY = "lower the learning rate or warm up longer, and start again"
@@ -96,8 +97,10 @@ class Saver:
     run: dict[str, str]
     parts: dict[str, Any]
     seconds: float
-    generators: list[torch.Generator] = field(default_factory=list)  # the random state but for the global ones
+    steps: int  # of an epoch
+    generators: list[torch.Generator]  # that the loaders keep
     saved: float = field(default_factory=time.monotonic)
+    failed: bool = False  # the last save
 
     def check(self) -> None:
         """Raise OSError, before anything is trained, where nothing can be written."""
@@ -124,6 +127,8 @@ class Saver:
     @property
     def advice(self) -> str:
         """What to do after an interruption, to end a sentence with."""
+        if self.failed:
+            return ": free some space; until a save succeeds this is lost"
         return ": run it again to go on" if self.path else ": without a checkpoint it cannot go on"
 
     def save(self, history: History, so_far: EpochSoFar) -> None:
@@ -136,22 +141,25 @@ class Saver:
         state["random"] = random_state(self.generators)
         try:
             save_checkpoint(self.path, state, keep=True)
+            self.failed = False
         except OSError as error:
-            print(f"could not save {str(self.path)!r} ({error}): the training goes on; the file before it is whole")
+            self.failed = True
+            before = "the file before it is whole" if self.path.exists() else "there is no file yet"
+            print(f"could not save {str(self.path)!r} ({error}): the training goes on; {before}")
 
     def load(self, epochs: int, so_far: EpochSoFar) -> History:
         """Bring the parts, ``so_far`` and the random state to where they were; return the history so far.
 
-        A damaged file is passed over for the one before it, saying so. Raises ValueError for a file of another
-        training, and if no file can be read.
+        A damaged or missing file is passed over for the one before it, saying so. Raises ValueError for a file of
+        another training, and if no file can be read.
         """
-        state = self._read()
+        path, state, problem = self._read()
         if state is None:
             return History(run=self.run)
         for name, value in self.run.items():
             if state["run"].get(name) != value:
                 raise ValueError(
-                    f"{str(self.path)!r} is of another run, its {name} was {state['run'].get(name)}, not {value}: "
+                    f"{str(path)!r} is of another run, its {name} was {state['run'].get(name)}, not {value}: "
                     "say restart=True to start afresh, or name another file"
                 )
         try:
@@ -160,16 +168,24 @@ class Saver:
                 self._restore(state, so_far)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
             raise ValueError(
-                f"{str(self.path)!r} names this run, but does not fit it ({error!r}): say restart=True to start "
+                f"{str(path)!r} names this run, but does not fit it ({error!r}): say restart=True to start "
                 "afresh, or name another file"
             ) from error
         if len(history) > epochs:
             raise ValueError(
-                f"{str(self.path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
+                f"{str(path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
             )
+        if path != self.path and is_first():
+            print(f"{problem}; going on from the file before it")
+            if self.path.exists():  # else the next save would keep the damaged file in place of the good one
+                os.replace(self.path, self.path.with_name(f"{self.path.name}.damaged"))
         return history
 
     def _restore(self, state: dict[str, Any], so_far: EpochSoFar) -> None:
+        if constants_of(state["optimizer"]) != constants_of(self.parts["optimizer"].state_dict()):
+            raise ValueError("the settings of its optimizer are others")
+        if not 0 <= state["epoch"]["steps"] <= self.steps or state["epoch"]["images"] < state["epoch"]["steps"]:
+            raise ValueError(f"its place in the epoch is not one of {self.steps} steps")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         for name, before in vars(so_far).items():
@@ -179,12 +195,14 @@ class Saver:
             setattr(so_far, name, value.to(so_far.loss.device) if isinstance(value, Tensor) else value)
         set_random_state(state["random"], self.generators)
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> tuple[Path | None, dict[str, Any] | None, str]:
+        """Return the newest file that can be read, what is in it, and what is wrong with a newer one."""
         if self.path is None:
-            return None
+            return None, None, ""
         problems = []
         for path in (self.path, previous_checkpoint(self.path)):
             if not path.exists():
+                problems.append(f"there is no {str(path)!r}")
                 continue
             try:
                 state = load_checkpoint(path)
@@ -192,17 +210,12 @@ class Saver:
                 problems.append(str(error))
                 continue
             parts = {"model", "optimizer", "history", "run", "epoch", "random"}
-            if not all(isinstance(state.get(part), dict) for part in parts):
-                problems.append(f"{str(path)!r} holds no checkpoint of such a run: delete it or name another file")
-                continue
-            if problems:
-                print(f"{problems[0]}; going on from the file before it")
-                if is_first():  # else the next save would keep the damaged file in place of the good one
-                    os.replace(self.path, self.path.with_name(f"{self.path.name}.damaged"))
-            return state
-        if problems:
+            if all(isinstance(state.get(part), dict) for part in parts):
+                return path, state, "; ".join(problems)
+            problems.append(f"{str(path)!r} holds no checkpoint of such a run: name another file")
+        if any(not problem.startswith("there is no") for problem in problems):
             raise ValueError("; ".join(problems))
-        return None
+        return None, None, ""
 
 
 @contextlib.contextmanager

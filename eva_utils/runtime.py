@@ -1,6 +1,7 @@
 """What a run depends on besides its arguments: mode, seed, device and precision."""
 
 import contextlib
+import itertools
 import os
 import random
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
+
+from eva_utils.checks import whole_number
 
 Mode = Literal["full", "demo", "smoke"]
 
@@ -39,8 +43,7 @@ def seed_everything(seed: int) -> None:
 
     This fixes the initial weights. Loaders take a seed of their own.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed}: expected a whole number from 0 to {2**32 - 1}")
+    seed = whole_number("seed", seed, least=0, most=2**32 - 1)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -52,6 +55,13 @@ def best_device() -> torch.device:
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
+    return torch.device("cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter or buffer: the CPU if it has none."""
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        return tensor.device
     return torch.device("cpu")
 
 
@@ -94,7 +104,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """Return the context that computes in ``precision``; it does nothing for float32."""
     if precision not in AUTOCAST_DTYPES:
         choices = ", ".join(AUTOCAST_DTYPES)
-        raise ValueError(f"precision={precision!r}: choose one of {choices}, or None for the best")
+        raise ValueError(f"precision={precision!r}: choose one of {choices}")
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])

@@ -6,6 +6,8 @@ seed gives one set of images everywhere.
 
 import numpy as np
 
+from eva_utils.checks import whole_number
+
 SHAPE_CLASSES = (
     "circle",
     "crescent",
@@ -30,8 +32,7 @@ def draw_shapes(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     two-coloured background under noise; the classes are as equal in number as ``count`` allows. Raises
     ValueError if ``count`` is less than one image a class.
     """
-    if count < len(SHAPE_CLASSES):
-        raise ValueError(f"count={count}: expected at least {len(SHAPE_CLASSES)}, one image a class")
+    count = whole_number("count", count, least=len(SHAPE_CLASSES))  # one image a class
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(SHAPE_CLASSES))
     images = [_draw(labels[start : start + CHUNK], rng) for start in range(0, count, CHUNK)]

@@ -2,13 +2,9 @@
 
 import contextlib
 import functools
-import math
-import re
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +12,23 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from eva_utils.distributed import is_first, joined, sum_over_processes, weight_of
+from eva_utils.checkpoint import checkpoint_path
+from eva_utils.checks import instance, real_number, whole_number
+from eva_utils.distributed import first_seed, is_first, joined, sum_over_processes, weight_of
 from eva_utils.history import HEADER, Evaluation, History
 from eva_utils.loaders import DeviceLoader, EpochSampler
-from eva_utils.predictions import check_batch, check_logits, predict
+from eva_utils.predictions import check_batch, check_logits, count_classes, images_and_labels, predict
 from eva_utils.progress import Progress
+from eva_utils.recipe import describe
 from eva_utils.resume import EpochSoFar, Saver, interruptions, random_state, set_random_state
-from eva_utils.runtime import autocast, best_device, best_precision, deterministic_algorithms, prepare_determinism
+from eva_utils.runtime import (
+    autocast,
+    best_device,
+    best_precision,
+    deterministic_algorithms,
+    device_of,
+    prepare_determinism,
+)
 
 Loader = DataLoader | DeviceLoader
 
@@ -61,14 +67,17 @@ def fit(
     it may be slower. Raises ValueError for arguments that do not fit, OSError where the
     checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: expected 1 or more")
-    if not 0 <= average < 1:
-        raise ValueError(f"average={average}: expected a share from 0 (no average) to below 1, such as 0.999")
+    epochs = whole_number("epochs", epochs, least=1)
+    average = real_number("average", average, least=0, most=1)
+    if average == 1:
+        raise ValueError("average=1: expected a share below 1, such as 0.999; that one would never leave the start")
+    save_minutes = real_number("save_minutes", save_minutes, least=0)
+    _check_parts(model, train_loader, test_loader, optimizer, scheduler, epochs)
     device = torch.device(device) if device else best_device()
     if deterministic:
         prepare_determinism(device)
-    precision = precision or best_precision(device)
+    precision = best_precision(device) if precision is None else precision
+    autocast(device, precision)  # which refuses an unknown one
     model.to(device, memory_format=torch.channels_last)
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
@@ -80,10 +89,12 @@ def fit(
     averaged = None
     if average:
         parts["averaged"] = averaged = AveragedModel(model, None, None, get_ema_multi_avg_fn(average), use_buffers=True)
-    run = _describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn)
+    run = describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn, first_seed(device))
     run["optimizer"] += f", weights averaged with {average}" if average else ""
     run["precision"] = precision + ", deterministic" * deterministic
-    saver = Saver(Path(checkpoint) if checkpoint else None, run, parts, 60 * save_minutes, _generators(train_loader))
+    path = None if checkpoint is None else checkpoint_path(checkpoint)
+    generators = [*_generators(train_loader), *_generators(test_loader)]
+    saver = Saver(path, run, parts, 60 * save_minutes, len(train_loader), generators)
     saver.check()
     so_far = EpochSoFar.new(device)
     history = History(run=run) if restart else saver.load(epochs, so_far)
@@ -93,7 +104,8 @@ def fit(
     say(HEADER, *map(history.line, range(len(history))), sep="\n")
     repeatable = deterministic_algorithms() if deterministic else contextlib.nullcontext()
     with repeatable, interruptions() as interrupted, joined(model) as trained:
-        step = functools.partial(_step, trained, averaged, optimizer, scheduler, loss_fn, scaler, precision)
+        classes = count_classes(train_loader)
+        step = functools.partial(_step, trained, averaged, optimizer, scheduler, loss_fn, scaler, precision, classes)
         for epoch in range(len(history), epochs):
             batches = progress.track(
                 _from(train_loader, epoch, so_far), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
@@ -125,7 +137,7 @@ def evaluate(model: nn.Module, loader: Loader, *, precision: str = "float32") ->
         return Evaluation(predictions.loss, predictions.accuracy)
     right = int((predictions.preds == predictions.labels).sum())
     mine = [predictions.loss * len(predictions), right, len(predictions)]
-    sums = torch.tensor(mine, dtype=torch.float64, device=next(model.parameters()).device)
+    sums = torch.tensor(mine, dtype=torch.float64, device=device_of(model))
     sum_over_processes(sums)
     loss, right, count = sums.tolist()
     return Evaluation(loss / count, right / count)
@@ -143,7 +155,8 @@ def _train_epoch(
     """Take one step a batch, counting into ``so_far`` and saving in between; stop where the user interrupts."""
     start = time.perf_counter() - so_far.seconds
     every = 1 if so_far.loss.device.type == "cpu" else 50  # elsewhere, reading a number waits for the device
-    for images, labels in batches:
+    for batch in batches:
+        images, labels = images_and_labels(batch)
         so_far.add(*step(images, labels), len(labels))
         so_far.seconds = time.perf_counter() - start
         pause = saver.due or interrupted
@@ -166,19 +179,22 @@ def _step(
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     scaler: torch.amp.GradScaler,
     precision: str,
+    classes: int | None,
     images: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor, float]:
     """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
     check_batch(images, labels)
-    device = next(model.parameters()).device
+    device = device_of(model)
     weight = weight_of(len(labels), device)
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-    labels = labels.to(device, non_blocking=True)
+    targets = labels.to(device, non_blocking=True)
     with autocast(device, precision):
         logits = model(images)
-        check_logits(logits, labels)
-        loss = loss_fn(logits.float(), labels) if len(labels) else logits.float().sum()
+        check_logits(logits, labels, classes)
+        loss = loss_fn(logits.float(), targets) if len(labels) else logits.float().sum()
+    if loss.ndim:
+        raise ValueError(f"loss_fn gives a tensor {tuple(loss.shape)}: expected one number, the mean over the batch")
     optimizer.zero_grad()
     scaler.scale(loss * weight).backward()
     lr = float(optimizer.param_groups[0]["lr"])
@@ -188,29 +204,59 @@ def _step(
         averaged.update_parameters(getattr(model, "module", model))
     if scheduler is not None:
         scheduler.step()
-    return loss.detach(), (logits.argmax(dim=1) == labels).sum(), lr
+    return loss.detach(), (logits.argmax(dim=1) == targets).sum(), lr
 
 
 def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochSoFar, history: History) -> None:
     """Test the model and write the epoch down."""
     start = time.perf_counter()
     so_far.gather()
+    if isinstance(loader.sampler, EpochSampler):
+        loader.sampler.set_epoch(len(history))
     test = evaluate(model, loader, precision=precision)
-    if not math.isfinite(test.loss):
-        raise FloatingPointError(
-            f"the test loss is {test.loss} after epoch {len(history) + 1}, with finite weights, in {precision}: "
-            "look for test images that are not finite, or name another precision"
-        )
     seconds = so_far.seconds + time.perf_counter() - start
     speed = so_far.images / so_far.seconds
     history.append(so_far.result(), test, lr=so_far.lr, seconds=seconds, images_per_second=speed)
+
+
+def _check_parts(
+    model: nn.Module,
+    train_loader: Loader,
+    test_loader: Loader,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    epochs: int,
+) -> None:
+    """Raise ValueError where these do not belong together, so that nothing would be trained."""
+    instance("model", model, nn.Module, "a network, such as build_network gives")
+    for name, loader in (("train_loader", train_loader), ("test_loader", test_loader)):
+        instance(name, loader, (DataLoader, DeviceLoader), "a loader, such as make_loader gives")
+        if not len(loader):
+            raise ValueError(f"{name} gives no batches: give it at least one image, and a whole batch with drop_last")
+    if optimizer is not None:
+        instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
+        own = {id(p) for p in model.parameters()}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError("optimizer holds no parameter of this model: make it anew from model.parameters()")
+    if scheduler is None:
+        return
+    instance("scheduler", scheduler, torch.optim.lr_scheduler.LRScheduler, "a schedule, such as one_cycle gives")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError("scheduler is a ReduceLROnPlateau, which waits for losses: expected one to step after a batch")
+    if scheduler.optimizer is not optimizer:
+        raise ValueError("scheduler belongs to another optimizer: hand in its own as optimizer=, or make it anew")
+    steps = epochs * len(train_loader)
+    if getattr(scheduler, "total_steps", steps) < steps:
+        raise ValueError(f"scheduler has {scheduler.total_steps:,} steps, but {epochs} epochs have {steps:,}")
 
 
 def _generators(loader: Loader) -> list[torch.Generator]:
     """Return the generators that a loader keeps for the order of its samples; those of this library keep none."""
     if isinstance(loader.sampler, EpochSampler):
         return []
-    return [g for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None]
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    found = [loader.generator, *(getattr(sampler, "generator", None) for sampler in samplers)]
+    return list({id(generator): generator for generator in found if generator is not None}.values())
 
 
 def _from(loader: Loader, epoch: int, so_far: EpochSoFar) -> Iterable[tuple[Tensor, Tensor]]:
@@ -234,48 +280,3 @@ def _from(loader: Loader, epoch: int, so_far: EpochSoFar) -> Iterable[tuple[Tens
         next(batches)
     set_random_state(here, generators)
     return batches
-
-
-def _describe(
-    model: nn.Module,
-    train_loader: Loader,
-    test_loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-) -> dict[str, str]:
-    """Return in words what makes a run another run: a checkpoint goes on with the same alone."""
-    layers = zlib.crc32(str(model).encode())  # which also tells networks of one class and size apart
-    policy = _words(getattr(train_loader.dataset, "transform", ""))
-    return {
-        "network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, {layers:08x}",
-        "images": _images(train_loader),
-        "test images": _images(test_loader),
-        "policy": policy + ", in batches" * isinstance(train_loader, DeviceLoader),
-        "batch size": str(train_loader.batch_size),
-        "seed": str(getattr(train_loader.sampler, "seed", None)),
-        "loss": getattr(loss_fn, "__name__", None) or _words(loss_fn),
-        "optimizer": f"{type(optimizer).__name__} {[_constants(group) for group in optimizer.param_groups]}",
-        "schedule": f"{type(scheduler).__name__}, {getattr(scheduler, 'total_steps', None)} steps",
-    }
-
-
-def _images(loader: Loader) -> str:
-    """Return the loader's images in words, with a checksum where they are an ImageSet."""
-    image_set = getattr(loader.dataset, "image_set", None)
-    return f"{len(loader.dataset):,} images" if image_set is None else f"{image_set!r}, {image_set.checksum}"
-
-
-def _words(thing: object) -> str:
-    """Return the text of an object without addresses, which differ from process to process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(thing))
-
-
-def _constants(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a parameter group but those that its schedule changes."""
-    moving = ["params"]
-    if "initial_lr" in group:  # every schedule of torch notes it
-        moving += ["lr"]
-    if "max_momentum" in group:  # OneCycleLR and CyclicLR
-        moving += ["momentum", "betas"]
-    return {name: value for name, value in group.items() if name not in moving}

@@ -107,4 +107,6 @@ def _hole(side: int, mean: Sequence[float], probability: float) -> A.CoarseDropo
 
 
 def _normalize(mean: Sequence[float], std: Sequence[float]) -> list[A.BasicTransform]:
+    if min(std) <= 0:
+        raise ValueError(f"std={tuple(std)}: expected deviations above 0, such as CIFAR10_STD")
     return [A.Normalize(mean=tuple(mean), std=tuple(std)), ToTensorV2()]

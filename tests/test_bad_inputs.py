@@ -26,11 +26,19 @@ def batches(images, labels):
 
 
 GOOD = batches(torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64))
+GOOD_HALVES = DataLoader(GOOD.dataset, batch_size=2)
+PLATEAU = torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD(MODEL.parameters(), lr=1))
+SHORT = eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 3)
 
 
 def fit(**arguments):
     loaders = arguments.pop("train_loader", GOOD), arguments.pop("test_loader", GOOD)
     return eva.fit(eva.build_network("dilated_net"), *loaders, verbose=False, **{"epochs": 1, **arguments})
+
+
+def fit_here(optimizer=None, scheduler=None):
+    """Train the shared model, whose optimizers are at hand."""
+    return eva.fit(MODEL, GOOD_HALVES, GOOD, epochs=1, optimizer=optimizer, scheduler=scheduler, verbose=False)
 
 
 def evaluate(images, labels, model=MODEL):
@@ -61,11 +69,85 @@ CASES = {
         lambda: eva.make_loader(SET, POLICY, batch_size=4, workers=-1),
         "workers=-1: expected 0 or more",
     ),
+    "a seed of a half": (
+        lambda: eva.make_loader(SET, POLICY, batch_size=4, seed=0.5),
+        r"seed=0\.5: expected 0 or more",
+    ),
+    "workers of a half": (lambda: eva.make_loader(SET, POLICY, batch_size=4, workers=1.5), r"workers=1\.5: expected 0"),
+    "no policy": (
+        lambda: eva.make_loader(SET, None, batch_size=4),
+        "transform is a NoneType: expected a policy such as",
+    ),
+    "arrays for images": (
+        lambda: eva.make_loader(IMAGES, POLICY, batch_size=4),
+        "image_set is a ndarray: expected images",
+    ),
+    "a policy without tensors": (
+        lambda: eva.make_loader(SET, A.Compose([A.HorizontalFlip()]), batch_size=4),
+        r"the policy gives images uint8 \(32, 32, 3\): end it with A\.Normalize and ToTensorV2",
+    ),
+    "no deviation": (lambda: eva.eval_policy(std=(0, 1, 1)), r"std=\(0, 1, 1\): expected deviations above 0"),
+    "images of no size": (
+        lambda: eva.ImageSet(IMAGES[:, :0], LABELS, SHAPE_CLASSES, ""),
+        r"\(20, 0, 32, 3\): expected uint8 \(N",
+    ),
+    "a number of a folder": (lambda: eva.load_images(5), 'source is a int: expected "cifar10", "shapes" or the path'),
+    "holding in words": (lambda: eva.hold_out(SET, "10"), "count='10': expected 0 or more, a whole number"),
+    "shapes in words": (lambda: eva.draw_shapes("20", seed=0), "count='20': expected 10 or more, a whole number"),
     # networks
+    "no classes": (lambda: eva.build_network("dilated_net", num_classes=0), "num_classes=0: expected 1 or more"),
+    "Muon backwards": (lambda: eva.Muon(MODEL.parameters(), lr=-1), "lr=-1: expected a number from 0"),
     "an unknown network": (lambda: eva.build_network("resnet"), "no network is called 'resnet': choose one of dilated"),
     "unknown weights": (lambda: eva.load_pretrained("vgg"), "no network is called 'vgg': choose one of"),
     # training
     "no epochs": (lambda: fit(epochs=0), "epochs=0: expected 1 or more"),
+    "half an epoch": (lambda: fit(epochs=2.5), r"epochs=2\.5: expected 1 or more, a whole number"),
+    "epochs in words": (lambda: fit(epochs="3"), "epochs='3': expected 1 or more, a whole number"),
+    "an average in words": (lambda: fit(average="0.9"), "average='0.9': expected a number from 0 to 1"),
+    "an average that stays": (lambda: fit(average=1), r"average=1: expected a share below 1, such as 0\.999"),
+    "saving never": (lambda: fit(save_minutes=float("nan")), "save_minutes=nan: expected a number from 0"),
+    "saving in words": (lambda: fit(save_minutes="5"), "save_minutes='5': expected a number from 0"),
+    "a folder for the checkpoint": (lambda: fit(checkpoint="/"), "checkpoint='/' is no file: name a file, such as"),
+    "no name for the checkpoint": (lambda: fit(checkpoint=""), "checkpoint='' is no file: name a file"),
+    "a number for the checkpoint": (lambda: fit(checkpoint=5), "checkpoint is a int: expected a path"),
+    "a list of batches": (
+        lambda: fit(train_loader=[(X, Y)]),
+        "train_loader is a list: expected a loader, such as make",
+    ),
+    "a set to train on": (lambda: fit(train_loader=SET), "train_loader is a ImageSet: expected a loader, such as"),
+    "no whole batch": (
+        lambda: fit(train_loader=DataLoader(TensorDataset(X, Y), batch_size=9, drop_last=True)),
+        "train_loader gives no batches: give it at least one image",
+    ),
+    "another network's optimizer": (
+        lambda: fit(optimizer=torch.optim.SGD(MODEL.parameters(), lr=1)),
+        r"optimizer holds no parameter of this model: make it anew from model\.parameters",
+    ),
+    "a schedule alone": (
+        lambda: fit_here(scheduler=eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 9)),
+        "scheduler belongs to another optimizer: hand in its own as optimizer=",
+    ),
+    "a schedule that waits for losses": (
+        lambda: fit_here(PLATEAU.optimizer, PLATEAU),
+        "ReduceLROnPlateau, which waits for losses: expected one",
+    ),
+    "a schedule that is too short": (
+        lambda: fit_here(SHORT.optimizer, SHORT),
+        "scheduler has 3 steps, but 1 epochs have 4",
+    ),
+    "a loss an image": (
+        lambda: fit(loss_fn=nn.CrossEntropyLoss(reduction="none")),
+        r"loss_fn gives a tensor \(4,\): expected one number, the mean",
+    ),
+    "a label that is passed over": (
+        lambda: fit(train_loader=batches(X, Y - 100)),
+        "labels go from -100 to -100, .* expected labels 0 to 9",
+    ),
+    "labels from 1": (lambda: fit(train_loader=batches(X, Y + 10)), "labels go from 10 .* expected labels 0 to 9"),
+    "three parts": (
+        lambda: fit(train_loader=DataLoader(TensorDataset(X, Y, Y), batch_size=2)),
+        r"the loader gives 3 parts: expected pairs \(images, labels\)",
+    ),
     "an unknown precision": (lambda: fit(precision="half"), "precision='half': choose one of float32"),
     "whole numbers as images": (
         lambda: fit(train_loader=batches(X.byte(), Y)),
@@ -106,7 +188,34 @@ CASES = {
         lambda: evaluate(X[..., :20], Y, Flat()),
         r"gives \(2, 960\) for 4 images: expected logits",
     ),
+    "test images of one channel": (lambda: evaluate(X[:, :1], Y), r"\(4, 1, 32, 32\): expected normalised floats"),
+    "outputs for other classes": (
+        lambda: eva.evaluate(
+            eva.build_network("dilated_net", num_classes=20), eva.make_loader(SET, POLICY, batch_size=4)
+        ),
+        "the network has 20 outputs for 10 classes: build it with num_classes=10",
+    ),
+    "test images that are no numbers": (
+        lambda: evaluate(X * float("nan"), Y),
+        "the logits of 4 images, the first at index 0, are not finite: look for weights or images",
+    ),
+    "a set to test on": (
+        lambda: eva.evaluate(MODEL, SET),
+        "the loader is a ImageSet: expected one such as make_loader",
+    ),
     # results
+    "float labels of predictions": (lambda: eva.Predictions(torch.zeros(4, 10), Y.float()), "expected torch.int64"),
+    "pairs below 0": (lambda: PREDICTIONS.most_confused(-1), "count=-1: expected 1 or more"),
+    "mistakes below 1": (lambda: eva.plot_mistakes(SET, PREDICTIONS, count=0), "count=0: expected 1 or more"),
+    "no samples": (lambda: eva.plot_samples(SET, per_class=0), "per_class=0: expected 1 or more"),
+    "predictions in another order": (
+        lambda: eva.plot_mistakes(SET, eva.Predictions(torch.zeros(20, 10), torch.arange(20) % 10)),
+        "labels are not those of .*20 images.*: predict the same images, unshuffled",
+    ),
+    "a history of words": (
+        lambda: eva.History.from_lists({name: ["x"] for name in eva.history.LISTS}),
+        r"train_loss is \['x'\]: expected a list of numbers",
+    ),
     "logits of one image": (lambda: eva.Predictions(torch.zeros(10), Y), r"logits \(10,\) .*expected \(N, classes\)"),
     "more labels than logits": (lambda: eva.Predictions(torch.zeros(3, 10), Y), r"labels \(4,\): expected"),
     "no predictions": (lambda: eva.Predictions(torch.zeros(0, 10), Y[:0]), "N at least 1"),

@@ -88,6 +88,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Send 1,000 bytes a connection."""
         self.wfile.write(self.send(start=self.start())[:1000])
 
+    def header(self):
+        """Send a header without end, byte by byte."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not self.server.stop.wait(0.05):
+            self.wfile.write(b"x")
+
+    def whole_or_nothing(self):
+        """Answer no range, and hang up early."""
+        self.wfile.write(self.send()[:1000])
+
     def short(self):
         self.wfile.write(self.send(CONTENT[:1000]))
 
@@ -174,6 +184,13 @@ def test_a_place_that_cannot_go_on_starts_anew(fetch, name):
     assert fetch(name, "good") == CONTENT
 
 
+def test_a_place_that_cannot_go_on_loses_nothing(fetch, server):
+    fetch.path.parent.mkdir()
+    fetch.part.write_bytes(CONTENT[:500_000])
+    assert fetch("whole_or_nothing", "good") == CONTENT
+    assert server.seen[-1] == ("/good", "bytes=500000-")
+
+
 def test_a_damaged_beginning_is_found_and_fetched_anew(fetch):
     fetch.path.parent.mkdir()
     fetch.part.write_bytes(bytes(500_000))
@@ -195,6 +212,7 @@ def test_a_damaged_beginning_is_found_and_fetched_anew(fetch):
         ("endless", "more than the 1,000,000 bytes"),
         ("page", "its file has 26 bytes"),
         ("stall", "silent for 0.5 seconds"),
+        ("header", "silent for 0.5 seconds"),
         ("slow", "kB a second"),
         ("crumbs", "kB a second"),
     ],

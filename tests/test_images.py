@@ -4,6 +4,8 @@ import http.server
 import pickle
 import tarfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,7 +52,7 @@ def test_hold_out_takes_equally_of_each_class_and_loses_nothing(shapes):
 
 @pytest.mark.parametrize("count", [0, 15, 60, -10])
 def test_hold_out_refuses_counts_that_do_not_fit(shapes, count):
-    with pytest.raises(ValueError, match=f"count={count}: expected a multiple of the 10 classes"):
+    with pytest.raises(ValueError, match=f"count={count}: expected (a multiple of the 10 classes|0 or more)"):
         hold_out(shapes, count)
 
 
@@ -148,6 +150,41 @@ def test_an_archive_that_was_put_there_is_taken(small_cifar10, cache, monkeypatc
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/down.tar.gz")
     monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ())
     assert len(load_images("cifar10")[0]) == 50
+
+
+@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
+def test_a_cut_while_unpacking_is_mended_from_the_archive(small_cifar10, cache, monkeypatch):
+    train, _ = load_images("cifar10")
+    (cache / "cifar10.npz").unlink()
+    (cache / "cifar-10-batches-py" / "data_batch_4").write_bytes(b"cut")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/down.tar.gz")
+    assert np.array_equal(load_images("cifar10")[0].images, train.images)
+    assert (cache / "cifar10.npz").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
+def test_several_that_load_at_once_wait_for_the_first(small_cifar10, cache, monkeypatch):
+    unpacked = []
+    unpack = torchvision.datasets.CIFAR10.__init__
+
+    def slowly(self, root, train=True, download=False):
+        if download:
+            unpacked.append(1)
+            time.sleep(0.5)
+        unpack(self, root, train=train, download=download)
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        results = [*pool.map(lambda _: len(load_images("cifar10")[0]), range(3))]
+    assert results == [50, 50, 50]
+    assert len(unpacked) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EVA_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match=r"cannot keep images in '.*cache' \(.*\): set EVA_CACHE to a folder"):
+        load_images("cifar10")
 
 
 def test_a_folder_of_cifar10s_own_files_is_read_without_download(small_cifar10, monkeypatch):

@@ -171,7 +171,7 @@ def test_workers_follow_the_cores(alike, monkeypatch, cores):
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: expected 1 or more"),
-        ({"batch_size": 8, "workers": -1}, "workers=-1: expected 0 or more, or None"),
+        ({"batch_size": 8, "workers": -1}, "workers=-1: expected 0 or more, a whole number"),
         ({"batch_size": 8, "workers": 2, "fast": True}, "workers=2 with fast=True: .* leave them out"),
         ({"batch_size": 8, "device": "cuda"}, "device='cuda' without fast=True: leave it out"),
     ],

@@ -82,8 +82,8 @@ def test_importing_does_not_ask_the_network():
 
 # Each room knows only rooms before it.
 ROOMS = (
-    *("distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes", "folders", "images"),
-    *("transforms", "batched", "loaders"),
+    *("checks", "distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes"),
+    *("folders", "images", "transforms", "batched", "loaders", "recipe"),
     *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
     *("assignment", "plots", "resume", "training", "records", "__init__", "__main__"),
 )

@@ -23,7 +23,7 @@ from eva_utils.models.blocks import conv_relu_norm
 from eva_utils.optimizers import one_cycle
 from eva_utils.runtime import seed_everything
 from eva_utils.training import evaluate, fit
-from eva_utils.transforms import course_policy, eval_policy
+from eva_utils.transforms import CIFAR10_STD, course_policy, eval_policy
 
 # Trains in a process of its own, again and again, each time killed after a while, until one gets to the end.
 KILLED = """
@@ -329,12 +329,10 @@ def test_weights_that_a_last_step_broke_are_not_saved(run, tmp_path):
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
-def test_a_test_loss_that_is_not_finite_is_not_saved(tmp_path, shapes):
+def test_logits_that_are_not_finite_are_not_saved(tmp_path, shapes):
     good = make_loader(shapes, eval_policy(), batch_size=20, workers=0)
     bad = DataLoader(TensorDataset(torch.full((4, 3, 32, 32), torch.nan), torch.zeros(4, dtype=torch.int64)))
-    with pytest.raises(
-        FloatingPointError, match=r"the test loss is nan after epoch 1, with finite weights, in float32"
-    ):
+    with pytest.raises(ValueError, match=r"the logits of 4 images, the first at index 0, are not finite: look for"):
         fit(build_network("dilated_net"), good, bad, epochs=1, precision="float32", checkpoint=tmp_path / "run.pt")
     assert not (tmp_path / "run.pt").exists()
 
@@ -343,23 +341,48 @@ def test_what_cannot_be_seen_in_names_and_sizes_makes_another_run_too(tmp_path, 
     path = tmp_path / "run.pt"
     others = shapes.subset(torch.randperm(len(shapes), generator=torch.Generator().manual_seed(0)).numpy())
 
-    def net(dilation):
+    def net(dilation=1):
         return nn.Sequential(conv_relu_norm(3, 10, stride=2, dilation=dilation), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    def train(model, images=shapes, test_images=shapes, **settings):
-        loaders = [make_loader(chosen, eval_policy(), batch_size=20, workers=0) for chosen in (images, test_images)]
-        return fit(model, *loaders, epochs=1, checkpoint=path, verbose=False, **settings)
+    def train(model, *, images=shapes, tests=shapes, shuffle=True, test_std=CIFAR10_STD, period=4, seed=0, **settings):
+        seed_everything(seed)
+        loading = {"batch_size": 20, "workers": 0}
+        train_loader = make_loader(images, eval_policy(), shuffle=shuffle, **loading)
+        test_loader = make_loader(tests, eval_policy(std=test_std), **loading)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, period)
+        arguments = {"optimizer": optimizer, "scheduler": scheduler, "checkpoint": path, "verbose": False, **settings}
+        return fit(model, train_loader, test_loader, epochs=1, **arguments)
 
-    train(net(1))
-    train(net(1))
-    for changed, arguments in {
-        "network": {"model": net(2)},
-        "images": {"model": net(1), "images": others},
-        "test images": {"model": net(1), "test_images": dataclasses.replace(shapes, labels=shapes.labels[::-1].copy())},
-        "loss": {"model": net(1), "loss_fn": functools.partial(F.cross_entropy, label_smoothing=0.1)},
-    }.items():
+    train(net())
+    train(net())
+    for changed, arguments in (
+        ("network", {"model": net(2)}),
+        ("network", {"model": partly_frozen(net())}),
+        ("images", {"images": others}),
+        ("test images", {"tests": dataclasses.replace(shapes, labels=shapes.labels[::-1].copy())}),
+        ("test policy", {"test_std": (1.0, 1.0, 1.0)}),
+        ("order", {"shuffle": False}),
+        ("seed", {"seed": 1}),
+        ("loss", {"loss_fn": functools.partial(F.cross_entropy, label_smoothing=0.1)}),
+        ("schedule", {"period": 5}),
+    ):
         with pytest.raises(ValueError, match=f"of another run, its {changed} was .*: say restart=True to start afresh"):
-            train(**arguments)
+            train(**{"model": net(), **arguments})
+
+
+def partly_frozen(model):
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def test_the_settings_of_a_loss_module_count(tmp_path, shapes):
+    loader = make_loader(shapes, eval_policy(), batch_size=20, workers=0)
+    settings = {"epochs": 1, "checkpoint": tmp_path / "run.pt", "verbose": False}
+    fit(build_network("dilated_net"), loader, loader, loss_fn=nn.CrossEntropyLoss(), **settings)
+    smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"its loss was .*'label_smoothing': 0\.0"):
+        fit(build_network("dilated_net"), loader, loader, loss_fn=smooth, **settings)
 
 
 def test_what_killed_saves_left_is_removed(run, tmp_path):
@@ -377,8 +400,10 @@ def test_what_killed_saves_left_is_removed(run, tmp_path):
     [
         ("model", {"weight": torch.zeros(3)}, "Missing key"),
         ("optimizer", {"state": {}}, "param_groups"),
-        ("epoch", {"loss": None}, "loss of the epoch is NoneType, not Tensor"),
-        ("epoch", {}, "KeyError.*loss"),
+        ("epoch", {"loss": None, "steps": 0, "images": 0}, "loss of the epoch is NoneType, not Tensor"),
+        ("epoch", {"steps": 5, "images": 60}, "not one of 4 steps"),
+        ("optimizer", {"state": {}, "param_groups": [{"lr": 5.0}]}, "settings of its optimizer are others"),
+        ("epoch", {}, "KeyError.*steps"),
         ("history", {"lr": [1.0]}, "expected the lists train_loss"),
         ("random", {"python": (1, 2, 3)}, "ValueError.*state with version"),
     ],
@@ -396,5 +421,5 @@ def test_a_checkpoint_of_another_making_is_refused(run, tmp_path, part):
     path = tmp_path / "run.pt"
     run(path, epochs=1, verbose=False)
     save_checkpoint(path, load_checkpoint(path) | {part: 5})
-    with pytest.raises(ValueError, match="holds no checkpoint of such a run: delete it or name another file"):
+    with pytest.raises(ValueError, match="holds no checkpoint of such a run: name another file"):
         run(path, verbose=False)

@@ -21,5 +21,5 @@ def test_classes_are_equal_in_number_and_images_differ():
 
 
 def test_fewer_images_than_classes_are_refused():
-    with pytest.raises(ValueError, match="count=9: expected at least 10"):
+    with pytest.raises(ValueError, match="count=9: expected 10 or more"):
         draw_shapes(9, seed=0)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eva_utils.checks import whole_number
 from eva_utils.models.dilated_net import DilatedNet
 from eva_utils.models.dilated_separable_net import DilatedSeparableNet
 
@@ -23,6 +24,7 @@ def build_network(name: str, *, num_classes: int = 10, **options: Any) -> nn.Mod
     """
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}: choose one of {', '.join(NETWORKS)}")
+    num_classes = whole_number("num_classes", num_classes, least=1)
     return NETWORKS[name](num_classes=num_classes, **options)
 
 

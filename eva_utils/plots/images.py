@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from eva_utils.checks import whole_number
 from eva_utils.images import ImageSet
 from eva_utils.loaders import augment
 from eva_utils.plots.figures import closed, image_grid, show_pixels
@@ -21,6 +22,7 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
     Above each stand its true class, and the predicted one with its probability. Raises ValueError if the predictions
     are of another number of images or classes, or none is wrong.
     """
+    count = whole_number("count", count, least=1)
     if len(predictions) != len(image_set):
         raise ValueError(f"{len(predictions)} predictions of {image_set}: predict the same images, unshuffled")
     if predictions.logits.shape[1] != len(image_set.classes):
@@ -28,6 +30,8 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
             f"predictions of {predictions.logits.shape[1]} classes, but {image_set}: build the network with "
             f"num_classes={len(image_set.classes)}"
         )
+    if not np.array_equal(predictions.labels.numpy(), image_set.labels):
+        raise ValueError(f"the predictions' labels are not those of {image_set}: predict the same images, unshuffled")
     indices = predictions.mistakes()[:count].tolist()
     if not indices:
         raise ValueError("no image is predicted wrong: there is nothing to show")
@@ -46,6 +50,7 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
 
 def plot_samples(image_set: ImageSet, *, per_class: int = 10) -> Figure:
     """Show the first images of each class, a row a class."""
+    per_class = whole_number("per_class", per_class, least=1)
     rows = [np.flatnonzero(image_set.labels == label) for label in range(len(image_set.classes))]
     per_class = min(per_class, *(len(row) for row in rows))
     if per_class < 1:
@@ -74,7 +79,8 @@ def plot_augmentations(
     The versions are those of the first epochs of a training with this ``seed``. ``mean`` and ``std`` are what the
     transform normalises with.
     """
-    count = min(count, len(image_set))
+    count = min(whole_number("count", count, least=1), len(image_set))
+    views = whole_number("views", views, least=1)
     transform = copy.deepcopy(transform)
     figure, axes = image_grid(count * (views + 1), columns=views + 1, inches=1.0)
     indices = np.linspace(0, len(image_set) - 1, count).astype(int).tolist()
