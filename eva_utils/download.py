@@ -1,6 +1,7 @@
 """A large file, fetched whole or not at all, from whichever place has it."""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import math
@@ -22,6 +23,7 @@ RATE_WINDOW = 10.0  # seconds over which the rate is judged
 LEAST_RATE = 300_000  # bytes a second, as long as there are other places to try
 LEAST_AT_ALL = 2_000  # bytes a second, when all others have failed
 CHUNK = 1 << 16
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # what is wrong here, not there
 RETRY_PAUSE = 0.2  # seconds before a connection that was cut is taken up again
 
 
@@ -40,7 +42,7 @@ def download(urls: Sequence[str], path: Path, *, size: int, md5: str, verbose: b
     file gets its name only when size and checksum are right. A place that is silent for 20 seconds, or sends
     less than 300 kB a second, is left for the next one; if none is left, the slow ones are taken after
     all. Only one process downloads at a time, the others wait for it. Raises ConnectionError naming every
-    place and what was wrong with it.
+    place and what was wrong with it, and OSError where the disk is full or refuses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
@@ -52,6 +54,8 @@ def download(urls: Sequence[str], path: Path, *, size: int, md5: str, verbose: b
                 try:
                     return _from(url, path, size, md5, least_rate, verbose)
                 except (OSError, http.client.HTTPException, ValueError) as error:
+                    if _is_of_disk(error):
+                        raise  # no other place would help
                     problems[url] = _reason(error)
                     if isinstance(error, _TooSlowError) and least_rate == LEAST_RATE:
                         slow.append(url)
@@ -76,8 +80,8 @@ def _from(url: str, path: Path, size: int, md5: str, least_rate: int, verbose: b
                 _receive(url, part, size, rate, verbose)
             except (_RefusedError, _TooSlowError):
                 raise
-            except (OSError, http.client.HTTPException):
-                if _size(part) <= before:
+            except (OSError, http.client.HTTPException) as error:
+                if _size(part) <= before or _is_of_disk(error):
                     raise
         if _size(part) < size:  # cut, but it had come further
             rate.check()
@@ -224,6 +228,10 @@ def _size(part: Path) -> int:
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _is_of_disk(error: Exception) -> bool:
+    return getattr(error, "errno", None) in DISK
 
 
 def _reason(error: Exception) -> str:

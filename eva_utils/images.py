@@ -168,17 +168,20 @@ def _download_cifar10(root: Path, verbose: bool) -> tuple[ImageSet, ImageSet]:
         return found
     try:
         root.mkdir(parents=True, exist_ok=True)
-        held = FileLock(root / "cifar10.lock").acquire()
+        with FileLock(root / "cifar10.lock"):
+            found = _cached_cifar10(root)  # another process may have brought them meanwhile
+            if found is None:
+                _fetch_cifar10(root, verbose)
+                found = _read_cifar10(root)
+                _cache_cifar10(root, *found)
+    except ConnectionError:
+        raise
     except OSError as error:
         raise OSError(
-            error.errno, f"cannot keep images in {str(root)!r} ({error.strerror}): set EVA_CACHE to a folder for them"
+            error.errno,
+            f"cannot keep images in {str(root)!r} ({error.strerror}): free some space there, or set EVA_CACHE to "
+            "another folder",
         ) from error
-    with held:  # another process may have brought them meanwhile
-        found = _cached_cifar10(root)
-        if found is None:
-            _fetch_cifar10(root, verbose)
-            found = _read_cifar10(root)
-            _cache_cifar10(root, *found)
     return found
 
 

@@ -236,6 +236,19 @@ def test_a_slow_place_is_better_than_none(fetch, monkeypatch):
     assert fetch("slow", "busy") == CONTENT
 
 
+def test_a_full_disk_is_no_fault_of_the_places(fetch, server):
+    disk = fetch.path.parent
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            fetch("good", "no_length")
+        assert [name for name, _ in server.seen] == ["/good"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_only_http_is_followed(tmp_path):
     with pytest.raises(ConnectionError, match=r"file:///etc/passwd: expected an address that starts with http"):
         download(["file:///etc/passwd"], tmp_path / "x", size=10, md5=MD5)
