@@ -28,13 +28,14 @@ def sgd_recipe(model: nn.Module, lr: float, momentum: float) -> torch.optim.Opti
     return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=momentum, nesterov=True)
 
 
-# The recipes of the notebooks: epochs, batch size, highest lr, share of warm-up, optimizer and augmentation.
+# The recipes of the notebooks: epochs, batch size, highest lr, share of warm-up, average, optimizer and augmentation.
 RECIPES = {
     "dilated_net": {
         "epochs": 36,
         "batch_size": 128,
         "lr": 0.04,
         "warmup": 0.1,
+        "average": 0.99,
         "optimizer": partial(sgd_recipe, momentum=0.95),
         "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
@@ -43,6 +44,7 @@ RECIPES = {
         "batch_size": 256,
         "lr": 0.2,
         "warmup": 0.1,
+        "average": 0.0,
         "optimizer": partial(sgd_recipe, momentum=0.9),
         "policy": lambda: crop_policy(padding=4, dropout=0.5),
     },
@@ -145,6 +147,7 @@ def prepare(
         "train_loader": train_loader,
         "test_loader": make_loader(test_set, eval_policy(), batch_size=500, **loading),
         "epochs": epochs,
+        "average": recipe["average"],
         "optimizer": optimizer,
         "scheduler": one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"]),
     }
