@@ -1,5 +1,6 @@
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,50 @@ def test_commands_of_make_are_those_of_the_makefile():
     named = set(re.findall(r"\bmake ([a-z]+)\b", README))
     assert named <= targets
     assert {"demo", "test", "train", "lab", "stamp"} <= named
+
+
+def median_of(record, *path):
+    values = json.loads((ROOT / "benchmarks" / "records" / record).read_text(encoding="utf-8"))
+    for name in path:
+        values = values[name]
+    return statistics.median(values)
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    {
+        "usual loop, float32": "usual loop, float32",
+        "`fit`, ordinary loader, float32": "fit, ordinary loader, float32",
+        "`fit`, ordinary loader, bfloat16": "fit, ordinary loader, bfloat16",
+        "`fit`, `fast=True`, float32": "fit, fast loader, float32",
+        "`fit`, `fast=True`, bfloat16": "fit, fast loader, bfloat16",
+    }.items(),
+)
+def test_the_speeds_are_those_of_the_record(row, name):
+    cells = []
+    for network in ("dilated_net", "dilated_separable_net"):
+        path = "throughput_cpu.json", "networks", network, "images_per_second"
+        usual, speed = median_of(*path, "usual loop, float32"), median_of(*path, name)
+        cells.append(f"{speed:,.0f}" + (f" ({speed / usual:.2f})" if name != "usual loop, float32" else ""))
+    assert f"| {row} | {cells[0]} | {cells[1]} | not yet measured |" in README
+
+
+def test_the_other_measured_figures_are_those_of_the_records():
+    text = " ".join(README.split())
+    costs = [
+        median_of("input_side_cpu.json", "microseconds_an_image", policy, f"the loader, one process, {kind}")
+        for kind in ("one", "batch")
+        for policy in ("crop policy", "course policy")
+    ]
+    assert "{:.0f} µs of one core by the crop policy and {:.0f} µs".format(*costs) in text
+    assert "the fast one {:.0f} and {:.0f} µs".format(*costs[2:]) in text
+    names = ("torch, torchvision, albumentations", "the same and eva_utils")
+    before, after = (median_of("startup.json", "seconds", name) for name in names)
+    assert f"Importing the library takes {after - before:.2f} s more" in text
+    record = json.loads((ROOT / "benchmarks" / "records" / "throughput_cpu.json").read_text(encoding="utf-8"))
+    shares = [
+        values["floor_images_per_second"]["bfloat16"]["multiply-adds"]
+        / statistics.median(values["images_per_second"]["fit, fast loader, bfloat16"])
+        for values in record["networks"].values()
+    ]
+    assert "would be {:.1f} and {:.1f} times as fast".format(*shares) in text
