@@ -71,6 +71,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def checkpoint_path(path: str | Path) -> Path:
+    """Return the path with links and ``~`` followed; raise ValueError where no file can be."""
+    instance("checkpoint", path, (str, os.PathLike), "a path")
+    resolved = Path(path).expanduser().resolve()
+    if not os.fspath(path) or (resolved.exists() and not resolved.is_file()):
+        raise ValueError(f"checkpoint={str(path)!r} is no file: name a file, such as runs/checkpoint.pt")
+    return resolved
+
+
 def on_drive(name: str) -> Path:
     """Return the path of ``name`` on the Google Drive of a Colab session, to keep a checkpoint there.
 
@@ -89,15 +98,6 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
         torch.save(state, file)
     except RuntimeError as error:  # torch's own, raised while it cleans up after the disk's
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-
-
-def checkpoint_path(path: str | Path) -> Path:
-    """Return the path with links and ``~`` followed; raise ValueError where no file can be."""
-    instance("checkpoint", path, (str, os.PathLike), "a path")
-    resolved = Path(path).expanduser().resolve()
-    if not os.fspath(path) or (resolved.exists() and not resolved.is_file()):
-        raise ValueError(f"checkpoint={str(path)!r} is no file: name a file, such as runs/checkpoint.pt")
-    return resolved
 
 
 def _readable(value: Any) -> Any:

@@ -39,14 +39,14 @@ def describe(
         "order": _order(train_loader),
         "seed": f"{getattr(train_loader.sampler, 'seed', None)}, of the weights {seed}",
         "loss": getattr(loss_fn, "__name__", None) or f"{_words(loss_fn)} {_plain(vars(loss_fn))}",
-        "optimizer": f"{type(optimizer).__name__} {[_constants(group) for group in optimizer.param_groups]}",
+        "optimizer": f"{type(optimizer).__name__} {constants_of(optimizer.param_groups)}",
         "schedule": "None" if scheduler is None else f"{type(scheduler).__name__} {_schedule(scheduler)}",
     }
 
 
-def constants_of(optimizer: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the settings in an optimizer's state dict but those that a schedule changes."""
-    return [_constants(group) for group in optimizer["param_groups"]]
+def constants_of(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the settings in an optimizer's parameter groups but those that a schedule changes."""
+    return [_constants(group) for group in groups]
 
 
 def _network(model: nn.Module) -> str:

@@ -182,7 +182,7 @@ class Saver:
         return history
 
     def _restore(self, state: dict[str, Any], so_far: EpochSoFar) -> None:
-        if constants_of(state["optimizer"]) != constants_of(self.parts["optimizer"].state_dict()):
+        if constants_of(state["optimizer"]["param_groups"]) != constants_of(self.parts["optimizer"].param_groups):
             raise ValueError("the settings of its optimizer are others")
         if not 0 <= state["epoch"]["steps"] <= self.steps or state["epoch"]["images"] < state["epoch"]["steps"]:
             raise ValueError(f"its place in the epoch is not one of {self.steps} steps")

@@ -65,7 +65,8 @@ def fit(
     images is refused unless ``restart``. An interruption (Ctrl-C, the stop button) ends the run after the batch, saves,
     and returns the history so far. ``deterministic=True`` asks the same bits of a GPU, as the CPU gives them anyway;
     it may be slower. Raises ValueError for arguments that do not fit, OSError where the
-    checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite.
+    checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite, or the weights are not
+    when they would be saved.
     """
     epochs = whole_number("epochs", epochs, least=1)
     average = real_number("average", average, least=0, most=1)
