@@ -7,6 +7,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import, albumen
 
 from eva_utils.assignment import AssignmentCheck, check_assignment
 from eva_utils.checkpoint import load_checkpoint, on_drive, save_checkpoint
+from eva_utils.distillation import Distillation
 from eva_utils.grad_cam import grad_cam
 from eva_utils.history import Evaluation, History
 from eva_utils.images import (
@@ -17,6 +18,7 @@ from eva_utils.images import (
     load_images,
 )
 from eva_utils.loaders import EpochSampler, augment, make_loader
+from eva_utils.lr_range import LrRange, find_lr
 from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.models.blocks import (
     conv,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
         plot_heat_maps,
         plot_histories,
         plot_history,
+        plot_lr_range,
         plot_mistakes,
         plot_receptive_field,
         plot_samples,
@@ -76,10 +79,12 @@ __all__ = [
     "SHAPE_CLASSES",
     "AssignmentCheck",
     "Calibration",
+    "Distillation",
     "EpochSampler",
     "Evaluation",
     "History",
     "ImageSet",
+    "LrRange",
     "Muon",
     "Predictions",
     "ReceptiveField",
@@ -102,6 +107,7 @@ __all__ = [
     "effective_receptive_field",
     "eval_policy",
     "evaluate",
+    "find_lr",
     "fit",
     "grad_cam",
     "hold_out",
@@ -119,6 +125,7 @@ __all__ = [
     "plot_heat_maps",
     "plot_histories",
     "plot_history",
+    "plot_lr_range",
     "plot_mistakes",
     "plot_receptive_field",
     "plot_samples",

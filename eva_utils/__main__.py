@@ -130,13 +130,15 @@ def prepare(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    recipe: dict[str, Any] | None = None,
     **loading: Any,
 ) -> dict[str, Any]:
-    """Return the arguments of :func:`fit` for a new network and its notebook's recipe.
+    """Return the arguments of :func:`fit` for a new network and a recipe, its notebook's by default.
 
-    What is None is the notebook's; ``loading`` goes to :func:`make_loader`. Global generators are seeded.
+    ``epochs``, ``batch_size`` and ``lr`` are the recipe's where None; ``loading`` goes to :func:`make_loader`.
+    Global generators are seeded.
     """
-    recipe = RECIPES[network]
+    recipe = recipe or RECIPES[network]
     epochs, batch_size = epochs or recipe["epochs"], batch_size or recipe["batch_size"]
     seed_everything(seed)
     model = build_network(network, num_classes=len(train_set.classes))

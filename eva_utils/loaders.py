@@ -170,6 +170,15 @@ class DeviceLoader:
         return images, self._labels.index_select(0, rows)
 
 
+def loader_generators(loader: DataLoader | DeviceLoader) -> list[torch.Generator]:
+    """Return the generators that a loader keeps for the order of its samples; those of this library keep none."""
+    if isinstance(loader.sampler, EpochSampler):
+        return []
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    found = [loader.generator, *(getattr(sampler, "generator", None) for sampler in samplers)]
+    return list({id(generator): generator for generator in found if generator is not None}.values())
+
+
 def augment(image: np.ndarray, transform: A.Compose, *, key: tuple[int, ...]) -> Tensor:
     """Return ``transform`` of the image uint8 (H, W, 3), drawn from ``key`` alone: float32 (3, H, W).
 

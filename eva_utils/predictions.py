@@ -184,6 +184,18 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"the loader gives labels {what}: expected torch.int64 ({len(images)},), one an image")
 
 
+def check_targets(images: Tensor, targets: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless a batch transform left the batch's size, and gives labels or probabilities."""
+    count = len(labels)
+    of_classes = targets.shape == (count,) and targets.dtype == torch.int64
+    of_probabilities = targets.ndim == 2 and len(targets) == count and targets.is_floating_point()
+    if len(images) != count or not (of_classes or of_probabilities):
+        raise ValueError(
+            f"batch_transform gives {len(images)} images and targets {targets.dtype} {tuple(targets.shape)} for a "
+            f"batch of {count}: expected as many images, and labels ({count},) or probabilities ({count}, classes)"
+        )
+
+
 def check_logits(logits: Tensor, labels: Tensor, classes: int | None = None) -> None:
     """Raise ValueError unless the network gave logits (B, classes), one row an image, and the labels are of these.
 

@@ -22,6 +22,7 @@ def describe(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
     seed: int,
 ) -> dict[str, str]:
     """Return the parts of a training in words that are equal in another process, and for parts in use.
@@ -38,7 +39,8 @@ def describe(
         "batch size": str(train_loader.batch_size),
         "order": _order(train_loader),
         "seed": f"{getattr(train_loader.sampler, 'seed', None)}, of the weights {seed}",
-        "loss": getattr(loss_fn, "__name__", None) or f"{_words(loss_fn)} {_plain(vars(loss_fn))}",
+        "loss": _function(loss_fn),
+        "batch transform": "None" if batch_transform is None else _function(batch_transform),
         "optimizer": f"{type(optimizer).__name__} {constants_of(optimizer.param_groups)}",
         "schedule": "None" if scheduler is None else f"{type(scheduler).__name__} {_schedule(scheduler)}",
     }
@@ -47,6 +49,12 @@ def describe(
 def constants_of(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the settings in an optimizer's parameter groups but those that a schedule changes."""
     return [_constants(group) for group in groups]
+
+
+def _function(function: Callable[..., Any]) -> str:
+    """Return the name of a function, or the text of an object that is called like one, with its settings."""
+    own = {name: value for name, value in getattr(function, "__dict__", {}).items() if not name.startswith("_")}
+    return getattr(function, "__name__", None) or f"{_words(function)} {_plain(own)}"
 
 
 def _network(model: nn.Module) -> str:

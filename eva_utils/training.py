@@ -16,8 +16,8 @@ from eva_utils.checkpoint import checkpoint_path
 from eva_utils.checks import instance, real_number, whole_number
 from eva_utils.distributed import first_seed, is_first, joined, sum_over_processes, weight_of
 from eva_utils.history import HEADER, Evaluation, History
-from eva_utils.loaders import DeviceLoader, EpochSampler
-from eva_utils.predictions import check_batch, check_logits, count_classes, images_and_labels, predict
+from eva_utils.loaders import DeviceLoader, EpochSampler, loader_generators
+from eva_utils.predictions import check_batch, check_logits, check_targets, count_classes, images_and_labels, predict
 from eva_utils.progress import Progress
 from eva_utils.recipe import describe
 from eva_utils.resume import EpochSoFar, Saver, interruptions, random_state, set_random_state
@@ -42,6 +42,7 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,
     average: float = 0.0,
@@ -55,8 +56,10 @@ def fit(
 
     The loaders give (images float32 (B, 3, H, W), labels int64 (B,)). ``optimizer`` is SGD with lr 0.04 and
     momentum 0.9 by default; ``scheduler`` is stepped after every batch; ``loss_fn(logits, labels)`` returns
-    a mean over the batch. ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best
-    at hand, and the first line printed says which. The model stays on the device, in channels-last layout.
+    a mean over the batch. ``batch_transform(images, labels)`` returns what is trained on instead: as many
+    images, and labels or probabilities (B, classes); ``torchvision.transforms.v2.MixUp`` and :class:`Distillation` do.
+    ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
+    printed says which. The model stays on the device, in channels-last layout.
     With ``average``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
     step; it is what is tested, and what the model holds in the end.
 
@@ -90,11 +93,11 @@ def fit(
     averaged = None
     if average:
         parts["averaged"] = averaged = AveragedModel(model, None, None, get_ema_multi_avg_fn(average), use_buffers=True)
-    run = describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn, first_seed(device))
+    run = describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn, batch_transform, first_seed(device))
     run["optimizer"] += f", weights averaged with {average}" if average else ""
     run["precision"] = precision + ", deterministic" * deterministic
     path = None if checkpoint is None else checkpoint_path(checkpoint)
-    generators = [*_generators(train_loader), *_generators(test_loader)]
+    generators = [*loader_generators(train_loader), *loader_generators(test_loader)]
     saver = Saver(path, run, parts, 60 * save_minutes, len(train_loader), generators)
     saver.check()
     so_far = EpochSoFar.new(device)
@@ -106,7 +109,10 @@ def fit(
     repeatable = deterministic_algorithms() if deterministic else contextlib.nullcontext()
     with repeatable, interruptions() as interrupted, joined(model) as trained:
         classes = count_classes(train_loader)
-        step = functools.partial(_step, trained, averaged, optimizer, scheduler, loss_fn, scaler, precision, classes)
+        transform = batch_transform or (lambda images, labels: (images, labels))
+        step = functools.partial(
+            _step, trained, averaged, optimizer, scheduler, transform, loss_fn, scaler, precision, classes
+        )
         for epoch in range(len(history), epochs):
             batches = progress.track(
                 _from(train_loader, epoch, so_far), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
@@ -177,6 +183,7 @@ def _step(
     averaged: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     scaler: torch.amp.GradScaler,
     precision: str,
@@ -191,6 +198,9 @@ def _step(
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
     targets = labels.to(device, non_blocking=True)
     with autocast(device, precision):
+        if len(labels):
+            images, targets = transform(images, targets)
+            check_targets(images, targets, labels)
         logits = model(images)
         check_logits(logits, labels, classes)
         loss = loss_fn(logits.float(), targets) if len(labels) else logits.float().sum()
@@ -205,7 +215,8 @@ def _step(
         averaged.update_parameters(getattr(model, "module", model))
     if scheduler is not None:
         scheduler.step()
-    return loss.detach(), (logits.argmax(dim=1) == targets).sum(), lr
+    likeliest = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    return loss.detach(), (logits.argmax(dim=1) == likeliest).sum(), lr
 
 
 def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochSoFar, history: History) -> None:
@@ -251,15 +262,6 @@ def _check_parts(
         raise ValueError(f"scheduler has {scheduler.total_steps:,} steps, but {epochs} epochs have {steps:,}")
 
 
-def _generators(loader: Loader) -> list[torch.Generator]:
-    """Return the generators that a loader keeps for the order of its samples; those of this library keep none."""
-    if isinstance(loader.sampler, EpochSampler):
-        return []
-    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    found = [loader.generator, *(getattr(sampler, "generator", None) for sampler in samplers)]
-    return list({id(generator): generator for generator in found if generator is not None}.values())
-
-
 def _from(loader: Loader, epoch: int, so_far: EpochSoFar) -> Iterable[tuple[Tensor, Tensor]]:
     """Return the batches of an epoch but those already done; loaders of this library do not make these at all.
 
@@ -270,7 +272,7 @@ def _from(loader: Loader, epoch: int, so_far: EpochSoFar) -> Iterable[tuple[Tens
         return loader
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(epoch)
-    generators = _generators(loader)
+    generators = loader_generators(loader)
     here = random_state(generators)
     if not so_far.steps:
         so_far.start = here

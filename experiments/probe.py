@@ -27,6 +27,10 @@ def main() -> None:
     test_loader = eva.make_loader(held_back, eva.eval_policy(), batch_size=500, fast=True)
     eva.seed_everything(args.seed)
     model = eva.build_network(args.network)
+    if args.strided_dilation:
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d) and layer.stride == (2, 2):
+                layer.dilation = layer.padding = (args.strided_dilation,) * 2
     optimizer = torch.optim.SGD(
         eva.decay_groups(model, args.weight_decay), lr=args.lr, momentum=args.momentum, nesterov=True
     )
@@ -53,6 +57,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=sorted(eva.NETWORKS), default="dilated_net")
+    parser.add_argument(
+        "--strided-dilation", type=int, help="of the layers that halve the size; default: the network's"
+    )
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.04)

@@ -85,7 +85,7 @@ ROOMS = (
     *("checks", "distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes"),
     *("folders", "images", "transforms", "batched", "loaders", "recipe"),
     *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
-    *("assignment", "plots", "resume", "training", "records", "__init__", "__main__"),
+    *("distillation", "assignment", "resume", "lr_range", "plots", "training", "records", "__init__", "__main__"),
 )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 from eva_utils.history import HEADER
 from eva_utils.loaders import make_loader
@@ -204,3 +205,53 @@ def test_deterministic_runs_take_repeatable_algorithms_alone_and_leave_the_setti
     assert all(seen)
     assert not torch.are_deterministic_algorithms_enabled()
     assert history.run["precision"].endswith(", deterministic")
+
+
+def test_a_batch_transform_gives_what_is_trained_on(loaders, capsys):
+    """With MixUp the loss is the cross entropy against both labels by their shares; the test images stay."""
+    seen = []
+
+    def halves(images, labels):
+        seen.append(len(labels))
+        return images, nn.functional.one_hot(labels, 10) / 2 + nn.functional.one_hot(labels.roll(1), 10) / 2
+
+    seed_everything(0)
+    model = build_network("dilated_net")
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    history = fit(
+        model, *loaders, epochs=1, optimizer=still, verbose=False, precision="float32", batch_transform=halves
+    )
+    losses = []
+    loaders[0].sampler.set_epoch(0)
+    with torch.no_grad():
+        for images, labels in loaders[0]:
+            logits = model.train()(images)
+            for target in (labels, labels.roll(1)):
+                losses += [nn.functional.cross_entropy(logits, target, reduction="none")]
+    assert history.train_loss[0] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert sum(seen) == len(loaders[0].dataset)
+    assert history.run["batch transform"] == "halves"
+
+
+def test_mixed_images_of_a_cut_run_are_those_of_an_uncut_one(loaders, tmp_path):
+    mixed = {"batch_transform": v2.MixUp(alpha=1.0, num_classes=10), "verbose": False}
+    whole, history = muon_run(loaders, **mixed)
+    muon_run(loaders, epochs=1, checkpoint=tmp_path / "a.pt", **mixed)
+    cut, again = muon_run(loaders, checkpoint=tmp_path / "a.pt", **mixed)
+    assert equal(whole, cut)
+    assert without_times(again) == without_times(history)
+    with pytest.raises(ValueError, match="its batch transform was MixUp"):
+        muon_run(loaders, checkpoint=tmp_path / "a.pt", batch_transform=v2.CutMix(num_classes=10))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda images, labels: (images[:1], labels),
+        lambda images, labels: (images, labels.float()),
+        lambda images, labels: (images, labels[:2]),
+    ],
+)
+def test_a_batch_transform_that_gives_something_else_is_refused(loaders, transform):
+    with pytest.raises(ValueError, match="batch_transform gives"):
+        fit(build_network("dilated_net"), *loaders, epochs=1, verbose=False, batch_transform=transform)

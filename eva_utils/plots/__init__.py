@@ -9,6 +9,7 @@ from eva_utils.plots.curves import (
     plot_confusion,
     plot_histories,
     plot_history,
+    plot_lr_range,
     plot_receptive_field,
 )
 from eva_utils.plots.images import plot_augmentations, plot_heat_maps, plot_mistakes, plot_samples
@@ -20,6 +21,7 @@ __all__ = [
     "plot_heat_maps",
     "plot_histories",
     "plot_history",
+    "plot_lr_range",
     "plot_mistakes",
     "plot_receptive_field",
     "plot_samples",

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from eva_utils.history import History
+from eva_utils.lr_range import LrRange
 from eva_utils.plots.figures import closed
 from eva_utils.predictions import Predictions
 from eva_utils.receptive_field import LayerField
@@ -65,6 +66,19 @@ def plot_histories(histories: Mapping[str, History], *, title: str = "") -> Figu
     all_axes[0].legend()
     all_axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     figure.suptitle(title)
+    return closed(figure)
+
+
+def plot_lr_range(result: LrRange, *, title: str = "") -> Figure:
+    """Draw the smoothed training loss over the learning rate, and mark the suggestion."""
+    figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    ax.plot(result.lrs, result.losses)
+    ax.axvline(result.lowest, linestyle=":", color="C7", label=f"lowest loss: {result.lowest:.2g}")
+    ax.axvline(result.suggestion, linestyle="--", color="C1", label=f"suggestion: {result.suggestion:.2g}")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss (cross entropy), smoothed", title=title)
+    ax.set_ylim(top=min(max(result.losses), 2 * result.losses[0]))  # else the explosion at the end is all one sees
+    ax.grid(alpha=0.3)
+    ax.legend()
     return closed(figure)
 
 

@@ -1,0 +1,54 @@
+"""Training a small network on what a larger one says, in place of the labels."""
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+
+from eva_utils.checks import instance, real_number
+
+
+class Distillation:
+    """A teacher's probabilities in place of labels (Hinton, Vinyals & Dean 2015).
+
+    The labels of an image say one class; a trained teacher says besides how much of each other class it sees, and sees
+    the very crop and hole that the student is shown (Beyer et al. 2022, "A good teacher is patient and consistent").
+    ``temperature`` divides the logits of both: the higher, the more the smaller probabilities count.
+
+        distillation = eva.Distillation(teacher)
+        eva.fit(student, ..., batch_transform=distillation, loss_fn=distillation.loss)
+
+    The teacher is taken in eval mode, on the device of the images and without gradients; its weights stay as they are.
+    Raises ValueError for a temperature of 0 or less.
+    """
+
+    def __init__(self, teacher: nn.Module, *, temperature: float = 4.0) -> None:
+        instance("teacher", teacher, nn.Module, "a trained network, such as load_pretrained gives")
+        self.temperature = real_number("temperature", temperature, least=0)
+        if self.temperature == 0:
+            raise ValueError("temperature=0: expected more than 0, such as 4; 1 leaves the probabilities as they are")
+        self._teacher = teacher
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images (B, 3, H, W) as they are, and the teacher's probabilities, float32 (B, classes)."""
+        training = self._teacher.training
+        self._teacher.eval().to(images.device)
+        try:
+            with torch.no_grad():
+                logits = self._teacher(images).float()
+        finally:
+            self._teacher.train(training)
+        return images, (logits / self.temperature).softmax(dim=1)
+
+    def loss(self, logits: Tensor, probs: Tensor) -> Tensor:
+        """Return the cross entropy of the student's probabilities against the teacher's, times temperature squared.
+
+        The factor keeps the size of the gradients, whatever the temperature.
+        """
+        return self.temperature**2 * nn.functional.cross_entropy(logits / self.temperature, probs)
+
+    def __repr__(self) -> str:
+        checksum = 0
+        for value in self._teacher.state_dict().values():
+            checksum = zlib.crc32(value.detach().cpu().numpy().tobytes(), checksum)
+        return f"Distillation({type(self._teacher).__name__} of weights {checksum:08x}, {self.temperature:g})"

@@ -1,0 +1,123 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from eva_utils.loaders import make_loader
+from eva_utils.lr_range import LrRange, find_lr
+from eva_utils.models import build_network
+from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
+from eva_utils.plots import plot_lr_range
+from eva_utils.resume import random_state
+from eva_utils.runtime import seed_everything
+from eva_utils.transforms import course_policy
+
+
+@pytest.fixture
+def quadratic():
+    """A loss of 2(s - y)^2/3 for the sum s of three weights, y 0 and 1 in turns: above lr 0.5 descent diverges."""
+    model = nn.Conv2d(3, 1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    loader = DataLoader(TensorDataset(torch.ones(8, 3, 1, 1), torch.arange(8) // 4), batch_size=4)
+    return model, loader, lambda logits, labels: 2 * (logits.flatten() - labels).pow(2).mean() / 3
+
+
+def test_the_loss_falls_and_then_diverges_where_theory_says(quadratic):
+    model, loader, loss_fn = quadratic
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    found = find_lr(model, loader, optimizer, least=1e-3, most=100, steps=200, loss_fn=loss_fn, precision="float32")
+    assert len(found.lrs) == len(found.losses) < 200  # it ended early
+    assert found.lrs[0] == pytest.approx(1e-3)
+    assert found.lrs[1] / found.lrs[0] == pytest.approx((100 / 1e-3) ** (1 / 199))
+    assert found.losses[60] < found.losses[0]
+    assert found.lowest < found.lrs[-1]
+    assert 0.05 < found.lowest < 0.7
+    assert found.lrs[-1] > 0.3
+    assert found.suggestion == pytest.approx(found.lowest / 3)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_everything_stays_as_it_was(shapes, fast):
+    seed_everything(4)
+    model = build_network("dilated_net").eval()
+    optimizer = torch.optim.SGD(decay_groups(model, 1e-3), lr=0.1, momentum=0.9)
+    scheduler = one_cycle(optimizer, 100)
+    loader = make_loader(
+        shapes, course_policy(), batch_size=16, shuffle=True, **({"fast": True} if fast else {"workers": 0})
+    )
+    loader.sampler.set_epoch(3, start=16)
+    parts = (model, optimizer, scheduler)
+    before = copy.deepcopy([part.state_dict() for part in parts]), random_state(), vars(loader.sampler).copy()
+    find_lr(model, loader, optimizer, steps=12)
+    after = [part.state_dict() for part in parts], random_state(), vars(loader.sampler)
+    assert str(before[0]) == str(after[0])
+    assert all(torch.equal(a, b) for a, b in zip(before[0][0].values(), after[0][0].values(), strict=True))
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert str(before[1]) == str(after[1])
+    assert before[2] == after[2]
+    assert (random.random(), np.random.rand(), float(torch.rand(()))) is not None
+
+
+def test_a_plain_loader_draws_the_order_that_it_would_have(shapes):
+    images = torch.randn(40, 3, 32, 32)
+    labels = torch.arange(40) % 10
+    orders = []
+    for tried in (False, True):
+        seed_everything(0)
+        loader = DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
+        model = build_network("dilated_net")
+        if tried:
+            find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), steps=7)
+        orders.append(torch.cat([batch[1] for batch in loader]))
+    assert torch.equal(*orders)
+
+
+def test_groups_keep_the_ratio_of_their_rates(shapes, monkeypatch):
+    model = build_network("dilated_net")
+    optimizer = Muon(muon_groups(model, lr=0.05, sgd_lr=0.2, weight_decay=0, sgd_weight_decay=0))
+    rates = []
+    step = Muon.step
+    monkeypatch.setattr(Muon, "step", lambda self: (rates.append([g["lr"] for g in self.param_groups]), step(self)))
+    find_lr(
+        model, make_loader(shapes, course_policy(), batch_size=16, fast=True), optimizer, least=0.01, most=1, steps=3
+    )
+    assert rates == [pytest.approx([lr, 4 * lr, 4 * lr]) for lr in (0.01, 0.1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"least": 1, "most": 0.1}, "expected 0 < least < most"),
+        ({"least": 0}, "expected 0 < least < most"),
+        ({"least": float("nan")}, "least=nan"),
+        ({"steps": 1}, "steps=1"),
+        ({"precision": "half"}, "choose one of"),
+    ],
+)
+def test_bad_ranges_are_refused(quadratic, arguments, says):
+    model, loader, loss_fn = quadratic
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=says):
+        find_lr(model, loader, optimizer, loss_fn=loss_fn, **arguments)
+
+
+def test_a_loss_that_is_never_finite_is_said(quadratic):
+    model, loader, loss_fn = quadratic
+    nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(ValueError, match="not finite at learning rate"):
+        find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=1.0), loss_fn=loss_fn, precision="float32")
+    with pytest.raises(ValueError, match="has lr 0"):
+        find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=0.0), loss_fn=loss_fn)
+
+
+def test_the_figure_marks_the_suggestion():
+    figure = plot_lr_range(LrRange(lrs=(0.01, 0.1, 1.0, 10.0), losses=(2.0, 1.5, 1.0, 9.0)))
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["lowest loss: 1", "suggestion: 0.33"]
+    assert figure.axes[0].get_xscale() == "log"
+    assert figure.axes[0].get_ylim()[1] == 4
