@@ -1,8 +1,11 @@
 """Train a network once with a recipe given by arguments, and print what it reached on held-back training images.
 
     python experiments/probe.py --network dilated_net --epochs 36 --weight-decay 1e-4 --out experiments/records/a.json
+    python experiments/probe.py --network small --epochs 100 --affine 0.5 --hold-out 0 --seed 1 --out small_1.json
 
-The test images take no part: the last 5,000 training images by a fixed draw are held back and tested on.
+The test images take no part: the last 5,000 training images by a fixed draw are held back and tested on, unless
+--hold-out 0 asks for the final run, which trains on all and tests on the test images. A run that was cut goes on when
+it is started again.
 """
 
 import argparse
@@ -10,30 +13,38 @@ import functools
 import json
 from pathlib import Path
 
+import albumentations as A
+import cv2
+import networks
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms import v2
 
 import eva_utils as eva
+
+FACTORIES = eva.NETWORKS | networks.NETWORKS
 
 
 def main() -> None:
     """Train as the arguments say and write the record."""
     args = _parser().parse_args()
-    train_set, held_back = eva.hold_out(eva.load_images()[0], args.hold_out)
-    policy = eva.crop_policy(padding=args.padding, dropout=args.dropout)
+    train_set, test_set = eva.load_images()
+    if args.hold_out:
+        train_set, test_set = eva.hold_out(train_set, args.hold_out)
     train_loader = eva.make_loader(
-        train_set, policy, batch_size=args.batch_size, shuffle=True, seed=args.seed, fast=True
+        train_set, policy(args), batch_size=args.batch_size, shuffle=True, seed=args.seed, fast=True
     )
-    test_loader = eva.make_loader(held_back, eva.eval_policy(), batch_size=500, fast=True)
+    test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
     eva.seed_everything(args.seed)
-    model = eva.build_network(args.network)
-    if args.strided_dilation:
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.Conv2d) and layer.stride == (2, 2):
-                layer.dilation = layer.padding = (args.strided_dilation,) * 2
-    optimizer = torch.optim.SGD(
-        eva.decay_groups(model, args.weight_decay), lr=args.lr, momentum=args.momentum, nesterov=True
-    )
+    model = FACTORIES[args.network](num_classes=len(train_set.classes))
+    set_dilation(model, args.strided_dilation)
+    optimizer = make_optimizer(model, args)
+    mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
+    loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
+    if args.teacher:
+        mixed = eva.Distillation(eva.load_pretrained(args.teacher), temperature=args.temperature)
+        loss_fn = mixed.loss
     history = eva.fit(
         model,
         train_loader,
@@ -41,38 +52,93 @@ def main() -> None:
         epochs=args.epochs,
         optimizer=optimizer,
         scheduler=eva.one_cycle(optimizer, args.epochs * len(train_loader), warmup=args.warmup),
-        loss_fn=functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing),
+        loss_fn=loss_fn,
+        batch_transform=mixed,
         average=args.average,
         checkpoint=args.out.with_suffix(".pt"),
     )
     record = {
         "arguments": {name: value for name, value in vars(args).items() if name != "out"},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
         "test_acc": history.test_acc[-1],
     }
     args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    print(f"{args.out.stem}: {history.test_acc[-1]:.2%} of {len(held_back):,} held-back images")
+    torch.save(model.state_dict(), args.out.with_suffix(".weights"))
+    print(f"{args.out.stem}: {history.test_acc[-1]:.2%} of {record['tested on']}")
+
+
+def policy(args: argparse.Namespace) -> A.Compose:
+    """Return flip, pad and crop, and what the arguments ask for besides, before the hole."""
+    crop = eva.crop_policy(padding=args.padding, dropout=args.dropout)
+    flip, pad, cropped, hole, *normalize = crop.transforms
+    shrink, rotate = 0.1 * args.strength, 10 * args.strength
+    affine = A.Affine(
+        scale=(1 - shrink, 1 + shrink),
+        rotate=(-rotate, rotate),
+        keep_ratio=True,
+        border_mode=cv2.BORDER_REFLECT_101,
+        p=args.affine,
+    )
+    colours = A.ColorJitter(args.jitter, args.jitter, args.jitter, hue=0, p=0.8)
+    return A.Compose(
+        [
+            *(flip, pad, cropped),
+            *([affine] if args.affine else []),
+            *([colours] if args.jitter else []),
+            *([A.ToGray(p=args.grey)] if args.grey else []),
+            *(hole, *normalize),
+        ]
+    )
+
+
+def set_dilation(model: nn.Module, dilation: int | None) -> None:
+    """Give the layers that halve the size this dilation, if one is asked for."""
+    for layer in model.modules():
+        if dilation and isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+            layer.dilation = layer.padding = (dilation, dilation)
+
+
+def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    """Return the optimizer that the arguments name."""
+    if args.optimizer == "muon":
+        groups = eva.muon_groups(
+            model, lr=args.lr, sgd_lr=4 * args.lr, weight_decay=args.weight_decay, sgd_weight_decay=5e-4
+        )
+        return eva.Muon(groups, momentum=args.momentum)
+    groups = eva.decay_groups(model, args.weight_decay)
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=args.lr)
+    return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, nesterov=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=sorted(eva.NETWORKS), default="dilated_net")
-    parser.add_argument(
-        "--strided-dilation", type=int, help="of the layers that halve the size; default: the network's"
-    )
-    parser.add_argument("--epochs", type=int, default=36)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.04)
-    parser.add_argument("--momentum", type=float, default=0.95)
-    parser.add_argument("--weight-decay", type=float, default=3e-4)
-    parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps")
-    parser.add_argument("--padding", type=int, default=4, help="pixels that the crop may shift an image by")
-    parser.add_argument("--dropout", type=float, default=0.1, help="share of the images with a hole")
-    parser.add_argument("--label-smoothing", type=float, default=0.0)
-    parser.add_argument("--average", type=float, default=0.0, help="of the weights: what it keeps of itself each step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hold-out", type=int, default=5000)
-    parser.add_argument("--out", type=Path, required=True, help="the record, JSON; the checkpoint goes beside it")
+    add = functools.partial(parser.add_argument)
+    add("--network", choices=sorted(FACTORIES), default="dilated_net")
+    add("--strided-dilation", type=int, help="of the layers that halve the size; default: the network's")
+    add("--epochs", type=int, default=36)
+    add("--batch-size", type=int, default=128)
+    add("--optimizer", choices=("sgd", "muon", "adamw"), default="sgd")
+    add("--lr", type=float, default=0.04)
+    add("--momentum", type=float, default=0.95)
+    add("--weight-decay", type=float, default=3e-4)
+    add("--warmup", type=float, default=0.1, help="share of the steps")
+    add("--padding", type=int, default=4, help="pixels that the crop may shift an image by")
+    add("--dropout", type=float, default=0.1, help="share of the images with a hole")
+    add("--affine", type=float, default=0.0, help="share of the images that are scaled and rotated")
+    add("--strength", type=float, default=1.0, help="of that: times 10 percent and 10 degrees")
+    add("--jitter", type=float, default=0.0, help="of brightness, contrast and saturation, as a share of 1")
+    add("--grey", type=float, default=0.0, help="share of the images without colour")
+    add("--mixup", type=float, default=0.0, help="alpha of the shares that two images are mixed in")
+    add("--label-smoothing", type=float, default=0.0)
+    add("--teacher", choices=sorted(eva.NETWORKS), help="a trained network to learn from in place of the labels")
+    add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
+    add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")
+    add("--seed", type=int, default=0)
+    add("--hold-out", type=int, default=5000)
+    add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     return parser
 
 

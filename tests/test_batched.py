@@ -46,6 +46,10 @@ POLICIES = {
     "grey-average": (lambda: [A.ToGray(method="average", p=0.5)], 0),
     "grey-max": (lambda: [A.ToGray(method="max", p=0.5)], 0),
     "grey-desaturation": (lambda: [A.ToGray(method="desaturation", p=0.5)], 1),
+    "colours": (
+        lambda: [A.ColorJitter(brightness=(0.5, 1.6), contrast=(0.4, 1.5), saturation=(0, 1.8), hue=0, p=0.8)],
+        2,  # a value cut one level lower may be stretched
+    ),
     "affine-constant": (lambda: [A.Affine(**FREE_AFFINE, fill=(100, 30, 240), p=0.8)], SHARP_LINES),
     "affine-replicate": (lambda: [A.Affine(**FREE_AFFINE, border_mode=cv2.BORDER_REPLICATE, p=1)], SHARP_LINES),
     "affine-reflect": (lambda: [A.Affine(**FREE_AFFINE, border_mode=cv2.BORDER_REFLECT, p=1)], SHARP_LINES),
@@ -173,7 +177,8 @@ def test_the_test_policy_draws_nothing():
 @pytest.mark.parametrize(
     ("transform", "says"),
     [
-        (A.ColorJitter(), "ColorJitter cannot be run on whole batches: batched are Affine, CenterCrop"),
+        (A.Posterize(), "Posterize cannot be run on whole batches: batched are Affine, CenterCrop"),
+        (A.ColorJitter(), "hue=.-0.5, 0.5., batched is hue=0"),
         (A.OneOf([A.HorizontalFlip(), A.Blur()]), "Blur cannot be"),
         (A.SomeOf([A.HorizontalFlip(), A.VerticalFlip()], n=1), "SomeOf cannot be"),
         (A.Pad(4, p=0.5), "Pad cannot be run on whole batches: it changes the images' size or type"),

@@ -21,6 +21,7 @@ BATCHED = {
     A.Affine: geometry.affine,
     A.CenterCrop: geometry.center_crop,
     A.CoarseDropout: pixels.coarse_dropout,
+    A.ColorJitter: pixels.color_jitter,
     A.HorizontalFlip: geometry.horizontal_flip,
     A.NoOp: pixels.to_tensor,
     A.Normalize: pixels.normalize,

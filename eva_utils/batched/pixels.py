@@ -1,4 +1,4 @@
-"""Transforms that change values where they are: holes, grey, normalisation."""
+"""Transforms that change values where they are: holes, grey, colours, normalisation."""
 
 import albumentations as A
 import numpy as np
@@ -46,6 +46,28 @@ def to_gray(transform: A.ToGray, size: Size) -> Step:
     return Step(lambda images: brightness(images).to(images.dtype).expand_as(images), size)
 
 
+def color_jitter(transform: A.ColorJitter, size: Size) -> Step:
+    """Change brightness, contrast and saturation by factors, in an order of each image's own."""
+    if tuple(transform.hue) != (0, 0):
+        raise NotBatchedError(transform, f"hue={transform.hue}, batched is hue=0")
+    changes = {"brightness": _brighten, "contrast": _contrast, "saturation": _saturate}
+
+    def draw(generator: np.random.Generator, count: int) -> Parameters:
+        factors = {name: generator.uniform(*getattr(transform, name), size=count) for name in changes}
+        order = generator.permuted(np.tile(np.arange(4), (count, 1)), axis=1)  # the fourth is hue
+        return {**factors, "hue": np.zeros(count), "order": order}
+
+    def apply(images: Tensor, order: Tensor, hue: Tensor, **factors: Tensor) -> Tensor:
+        for turn in order.unbind(dim=1):
+            for number, (name, change) in enumerate(changes.items()):
+                rows = (turn == number).nonzero().flatten()
+                factor = factors[name].index_select(0, rows)[:, None, None, None]
+                images.index_copy_(0, rows, change(images.index_select(0, rows), factor))
+        return images
+
+    return Step(apply, size, draw)
+
+
 def normalize(transform: A.Normalize, size: Size) -> Step:
     """Subtract the mean and divide by the deviation; the images become float32."""
     if transform.normalization != "standard":
@@ -72,6 +94,27 @@ def _hole_sizes(
         bounds = [(int(low), int(min(high, n))) for (low, high), n in zip(ranges, size, strict=True)]
         return [generator.integers(low, high + 1, size=shape) for low, high in bounds]
     return [(n * generator.uniform(*r, size=shape)).astype(np.int64) for r, n in zip(ranges, size, strict=True)]
+
+
+def _brighten(images: Tensor, factor: Tensor) -> Tensor:
+    return _as_before(images.float() * factor, images)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    mean = _weighted(images).float().mean(dim=(2, 3), keepdim=True)
+    return _as_before(images.float() * factor + mean * (1 - factor), images)
+
+
+def _saturate(images: Tensor, factor: Tensor) -> Tensor:
+    blended = images.float() * factor + _weighted(images) * (1 - factor)
+    return _as_before(blended if images.is_floating_point() else blended.round(), images)
+
+
+def _as_before(values: Tensor, images: Tensor) -> Tensor:
+    """Return the values in the images' type and range; whole grey levels are cut, not rounded, as the library does."""
+    if images.is_floating_point():
+        return values.clamp(0, 1)
+    return values.clamp(0, 255).to(images.dtype)
 
 
 def _weighted(images: Tensor) -> Tensor:

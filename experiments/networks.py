@@ -1,0 +1,188 @@
+"""Networks that are compared with the library's: peers' designs written anew, and candidates of our own.
+
+Peers: ResNet-20 (He et al. 2016), DenseNet-BC-40 with k=12 (Huang et al. 2017), and a network of large depthwise
+kernels after the description of one with 97,530 parameters. All map (N, 3, 32, 32) to logits (N, num_classes).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eva_utils import conv, conv_norm_relu
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the size or the channels change."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv_norm_relu(in_channels, out_channels, stride=stride),
+            conv(out_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            projection = conv(in_channels, out_channels, kernel_size=1, stride=stride)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet20(num_classes: int = 10) -> nn.Sequential:
+    """Return ResNet-20: three stages of three blocks, 272,474 parameters."""
+    layers: list[nn.Module] = [conv_norm_relu(3, 16)]
+    channels = 16
+    for width in (16, 32, 64):
+        for _ in range(3):
+            layers.append(BasicBlock(channels, width, stride=width // channels))
+            channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+class DenseLayer(nn.Module):
+    """A 1x1 and a 3x3 convolution, each behind normalisation and ReLU, whose output joins the input's channels."""
+
+    def __init__(self, in_channels: int, growth: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.BatchNorm2d(in_channels), nn.ReLU(), conv(in_channels, 4 * growth, kernel_size=1)),
+            *(nn.BatchNorm2d(4 * growth), nn.ReLU(), conv(4 * growth, growth)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, in_channels + growth, H, W)."""
+        return torch.cat([x, self.body(x)], dim=1)
+
+
+def densenet40(num_classes: int = 10, growth: int = 12) -> nn.Sequential:
+    """Return DenseNet-BC-40: three blocks of six layers, halved between them, 176,122 parameters."""
+    channels = 2 * growth
+    layers: list[nn.Module] = [conv(3, channels)]
+    for block in range(3):
+        if block:
+            halved = channels // 2
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(), conv(channels, halved, kernel_size=1), nn.AvgPool2d(2)]
+            channels = halved
+        for _ in range(6):
+            layers.append(DenseLayer(channels, growth))
+            channels += growth
+    layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(channels, num_classes))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ManyScales(nn.Module):
+    """Quarters of the channels look at one place, at 3x3, at 7x7 and, smoothed, at 21x21; then a gated mix."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        quarter = channels // 4
+        self.near, self.middle, self.far = (
+            nn.Conv2d(quarter, quarter, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=quarter)
+            for kernel, dilation in ((3, 1), (7, 1), (7, 3))
+        )
+        self.norm = ChannelNorm(channels)
+        self.mix = nn.Conv2d(channels, 2 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))  # of the shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        same, near, middle, far = x.chunk(4, dim=1)
+        far = self.far(F.avg_pool2d(far, 3, stride=1, padding=1))
+        seen = torch.cat([same, self.near(near), self.middle(middle), far], dim=1)
+        gate, value = self.mix(self.norm(seen)).chunk(2, dim=1)
+        return x * self.scale + self.out(F.mish(gate) * value)
+
+
+def many_scales(num_classes: int = 10) -> nn.Sequential:
+    """Return three such blocks at 32x32 and three at 16x16, 97,530 parameters."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 48, 3, padding=1), ChannelNorm(48)),
+        *(ManyScales(48) for _ in range(3)),
+        *(nn.Conv2d(48, 80, 4, stride=2, padding=1, groups=16), ChannelNorm(80)),
+        *(ManyScales(80) for _ in range(3)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, num_classes)),
+    )
+
+
+class Gate(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018): each channel is scaled by what the means of all channels say."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), nn.ReLU()),
+            *(nn.Conv2d(squeezed, channels, 1), nn.Sigmoid()),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return x * self.layers(x)
+
+
+class Residual(nn.Module):
+    """Layers beside a shortcut: ``relu(x + body(x))``; the body's last layer is a normalisation or a gate."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return F.relu(x + self.body(x))
+
+
+def pair(channels: int, dilation: int = 1, gated: bool = True) -> Residual:
+    """Return a residual block of two 3x3 convolutions."""
+    gate = [Gate(channels, channels // 4)] if gated else []
+    body = (conv_norm_relu(channels, channels), conv(channels, channels, dilation=dilation), nn.BatchNorm2d(channels))
+    return Residual(*body, *gate)
+
+
+def separable(channels: int, dilation: int = 1, gated: bool = True) -> Residual:
+    """Return a residual block of a depthwise 3x3 and a pointwise convolution."""
+    gate = [Gate(channels, channels // 4)] if gated else []
+    depthwise = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
+    return Residual(depthwise, conv(channels, channels, kernel_size=1), nn.BatchNorm2d(channels), *gate)
+
+
+def candidate(
+    widths: tuple[int, int, int],
+    pairs: tuple[int, int, int],
+    separables: int,
+    num_classes: int = 10,
+    gated: bool = True,
+) -> nn.Sequential:
+    """Return residual stages at 32x32, 16x16 and 8x8, halved by strided convolutions of dilation 3."""
+    first, second, third = widths
+    layers: list[nn.Module] = [conv_norm_relu(3, first)]
+    layers += [pair(first, gated=gated) for _ in range(pairs[0])]
+    layers += [conv_norm_relu(first, second, stride=2, dilation=3)]
+    layers += [pair(second, dilation=2, gated=gated) for _ in range(pairs[1])]
+    layers += [conv_norm_relu(second, third, stride=2, dilation=3)]
+    layers += [pair(third, gated=gated) for _ in range(pairs[2])]
+    layers += [separable(third, dilation=1 + number % 2, gated=gated) for number in range(separables)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), conv(third, num_classes, kernel_size=1), nn.Flatten())
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "resnet20": resnet20,
+    "densenet40": densenet40,
+    "many_scales": many_scales,
+    "small": lambda num_classes=10: candidate((24, 40, 64), (1, 1, 0), 4, num_classes),
+    "small_plain": lambda num_classes=10: candidate((24, 40, 64), (1, 1, 0), 5, num_classes, gated=False),
+    "large": lambda num_classes=10: candidate((32, 56, 80), (1, 1, 0), 4, num_classes),
+}
