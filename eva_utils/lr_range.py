@@ -37,8 +37,8 @@ class LrRange:
 
     @property
     def suggestion(self) -> float:
-        """A third of :attr:`lowest`: as the highest rate of a schedule it is fast, and safe."""
-        return self.lowest / 3
+        """A tenth of :attr:`lowest`, to begin with as the highest rate of a schedule."""
+        return self.lowest / 10
 
 
 def find_lr(

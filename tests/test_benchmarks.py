@@ -21,7 +21,10 @@ ROOT = Path(__file__).parent.parent
         (["startup.py", "--rounds", "1"], "| the same and eva_utils |"),
         (["repeatability.py", "--epochs", "1", "--images", "shapes"], "| dilated_net | deterministic | equal |"),
         (["time_to_accuracy.py", "--loop", "fit", "--epochs", "1", "--images", "shapes"], "| 85.0% |"),
-        (["time_to_accuracy.py", "--loop", "usual", "--epochs", "1", "--images", "shapes"], "| 85.0% |"),
+        (
+            ["time_to_accuracy.py", "--recipe", "short", "--loop", "usual", "--epochs", "1", "--images", "shapes"],
+            "| 85.0% |",
+        ),
         (
             ["seeds.py", "--seeds", "2", "--count", "100", "--epochs", "1", "--images", "shapes"],
             "| ordinary loader, float",

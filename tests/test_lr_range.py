@@ -37,7 +37,7 @@ def test_the_loss_falls_and_then_diverges_where_theory_says(quadratic):
     assert found.lowest < found.lrs[-1]
     assert 0.05 < found.lowest < 0.7
     assert found.lrs[-1] > 0.3
-    assert found.suggestion == pytest.approx(found.lowest / 3)
+    assert found.suggestion == pytest.approx(found.lowest / 10)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -118,6 +118,6 @@ def test_a_loss_that_is_never_finite_is_said(quadratic):
 def test_the_figure_marks_the_suggestion():
     figure = plot_lr_range(LrRange(lrs=(0.01, 0.1, 1.0, 10.0), losses=(2.0, 1.5, 1.0, 9.0)))
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert texts == ["lowest loss: 1", "suggestion: 0.33"]
+    assert texts == ["lowest loss: 1", "suggestion: 0.1"]
     assert figure.axes[0].get_xscale() == "log"
     assert figure.axes[0].get_ylim()[1] == 4
