@@ -9,7 +9,7 @@ from eva_utils.assignment import AssignmentCheck, check_assignment
 from eva_utils.checkpoint import load_checkpoint, on_drive, save_checkpoint
 from eva_utils.distillation import Distillation
 from eva_utils.grad_cam import grad_cam
-from eva_utils.history import Evaluation, History
+from eva_utils.history import Evaluation, History, LrRange
 from eva_utils.images import (
     CIFAR10_CLASSES,
     ImageSet,
@@ -18,7 +18,7 @@ from eva_utils.images import (
     load_images,
 )
 from eva_utils.loaders import EpochSampler, augment, make_loader
-from eva_utils.lr_range import LrRange, find_lr
+from eva_utils.lr_range import find_lr
 from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.models.blocks import (
     conv,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eva_utils.checks import instance, real_number
+from eva_utils.predictions import eval_mode
 
 
 class Distillation:
@@ -17,6 +18,9 @@ class Distillation:
 
         distillation = eva.Distillation(teacher)
         eva.fit(student, ..., batch_transform=distillation, loss_fn=distillation.loss)
+
+    Both belong together. The history's training accuracy is then the share of images on which student and teacher
+    agree, and its training loss temperature squared times a cross entropy.
 
     The teacher is taken in eval mode, on the device of the images and without gradients; its weights stay as they are.
     Raises ValueError for a temperature of 0 or less.
@@ -31,24 +35,26 @@ class Distillation:
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (B, 3, H, W) as they are, and the teacher's probabilities, float32 (B, classes)."""
-        training = self._teacher.training
-        self._teacher.eval().to(images.device)
-        try:
-            with torch.no_grad():
-                logits = self._teacher(images).float()
-        finally:
-            self._teacher.train(training)
+        self._teacher.to(images.device)
+        with torch.no_grad(), eval_mode(self._teacher):
+            logits = self._teacher(images).float()
         return images, (logits / self.temperature).softmax(dim=1)
 
     def loss(self, logits: Tensor, probs: Tensor) -> Tensor:
         """Return the cross entropy of the student's probabilities against the teacher's, times temperature squared.
 
-        The factor keeps the size of the gradients, whatever the temperature.
+        The factor keeps the size of the gradients, whatever the temperature. Raises ValueError for labels, which come
+        where the distillation is not the ``batch_transform`` as well.
         """
+        if not probs.is_floating_point() or probs.shape != logits.shape:
+            raise ValueError(
+                f"distillation.loss of targets {probs.dtype} {tuple(probs.shape)}: expected the teacher's "
+                f"probabilities {tuple(logits.shape)}; hand the distillation in as batch_transform= too"
+            )
         return self.temperature**2 * nn.functional.cross_entropy(logits / self.temperature, probs)
 
     def __repr__(self) -> str:
         checksum = 0
         for value in self._teacher.state_dict().values():
-            checksum = zlib.crc32(value.detach().cpu().numpy().tobytes(), checksum)
+            checksum = zlib.crc32(value.detach().cpu().double().numpy().tobytes(), checksum)
         return f"Distillation({type(self._teacher).__name__} of weights {checksum:08x}, {self.temperature:g})"

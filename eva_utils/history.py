@@ -1,4 +1,4 @@
-"""What a training measured, epoch by epoch."""
+"""What a training measured, epoch by epoch, and what a learning-rate range test did."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -88,3 +88,21 @@ class History:
 
 
 LISTS = [f.name for f in fields(History) if f.name != "run"]
+
+
+@dataclass(frozen=True)
+class LrRange:
+    """The smoothed training loss at each learning rate, both (steps,), in the order of the steps."""
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def lowest(self) -> float:
+        """The learning rate at which the loss was lowest; above it the training begins to diverge."""
+        return self.lrs[self.losses.index(min(self.losses))]
+
+    @property
+    def suggestion(self) -> float:
+        """A tenth of :attr:`lowest`, to begin with as the highest rate of a schedule."""
+        return self.lowest / 10

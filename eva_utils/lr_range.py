@@ -5,51 +5,35 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from eva_utils.checks import instance, real_number, whole_number
-from eva_utils.loaders import DeviceLoader, EpochSampler, loader_generators
-from eva_utils.predictions import check_batch, images_and_labels
+from eva_utils.distributed import processes
+from eva_utils.history import LrRange
+from eva_utils.loaders import EpochSampler, loader_generators
+from eva_utils.predictions import count_classes, images_and_labels
 from eva_utils.resume import random_state, set_random_state
-from eva_utils.runtime import autocast, best_device, best_precision
+from eva_utils.runtime import best_device, best_precision
+from eva_utils.step import Loader, check_parts, loss_scaler, train_step
 
 SMOOTHING = 0.9  # of the loss: what the average keeps of itself each step
 DIVERGED = 4  # times the lowest loss
 
 
-@dataclass(frozen=True)
-class LrRange:
-    """The smoothed training loss at each learning rate, both (steps,), in the order of the steps."""
-
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-
-    @property
-    def lowest(self) -> float:
-        """The learning rate at which the loss was lowest; above it the training begins to diverge."""
-        return self.lrs[int(np.argmin(self.losses))]
-
-    @property
-    def suggestion(self) -> float:
-        """A tenth of :attr:`lowest`, to begin with as the highest rate of a schedule."""
-        return self.lowest / 10
-
-
 def find_lr(
     model: nn.Module,
-    train_loader: DataLoader | DeviceLoader,
+    train_loader: Loader,
     optimizer: torch.optim.Optimizer,
     *,
     least: float = 1e-4,
     most: float = 10.0,
     steps: int = 100,
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,
 ) -> LrRange:
@@ -58,27 +42,32 @@ def find_lr(
     It grows by the same factor at each step, and ends early once the loss has diverged: at 4 times its lowest value,
     or where it is no longer finite (Smith 2017, "Cyclical learning rates"). Groups of the optimizer keep the ratio of
     their rates to the first group's. Model, optimizer, the loader's epoch and all random generators stay as they are.
-    The other arguments are those of :func:`fit`. Raises ValueError for a range that does not grow, and for a
-    loss that is not finite at the first step already.
+    The other arguments are those of :func:`fit`. Raises ValueError for a range that does not grow, for parts that do
+    not fit, for a loss that is not finite at the first step already, and where several processes train together.
     """
-    instance("model", model, nn.Module, "a network, such as build_network gives")
-    instance("train_loader", train_loader, (DataLoader, DeviceLoader), "a loader, such as make_loader gives")
-    instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
     least, most = real_number("least", least, least=0), real_number("most", most, least=0)
     steps = whole_number("steps", steps, least=2)
     if not 0 < least < most:
         raise ValueError(f"least={least:g}, most={most:g}: expected 0 < least < most, such as 1e-4 and 10")
+    if processes() > 1:
+        raise ValueError("find_lr in several processes: each would test a share of the batches; call it in one")
+    instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
+    check_parts(model, {"train_loader": train_loader}, optimizer, batch_transform)
     device = torch.device(device) if device else best_device()
     precision = best_precision(device) if precision is None else precision
     model, optimizer = copy.deepcopy((model, optimizer))  # together, so that the one holds the other's parameters
     model.to(device, memory_format=torch.channels_last).train()
-    ratios = _ratios(optimizer)
+    scaler, classes, ratios = loss_scaler(device, precision), count_classes(train_loader), _ratios(optimizer)
     lrs, losses, average = [], [], 0.0
     with _untouched(train_loader):
         for lr, batch in zip(np.geomspace(least, most, steps).tolist(), _endless(train_loader), strict=False):
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
-            average = SMOOTHING * average + (1 - SMOOTHING) * _step(model, optimizer, batch, loss_fn, device, precision)
+            loss, *_ = train_step(
+                *(model, None, optimizer, None, batch_transform, loss_fn, scaler, precision, classes),
+                *images_and_labels(batch),
+            )
+            average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
             smoothed = average / (1 - SMOOTHING ** (len(losses) + 1))  # the average began at 0
             if not math.isfinite(smoothed) or (len(losses) >= 10 and smoothed > DIVERGED * min(losses)):
                 break
@@ -89,38 +78,20 @@ def find_lr(
     return LrRange(tuple(lrs), tuple(losses))
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    device: torch.device,
-    precision: str,
-) -> float:
-    """Train on one batch and return its loss."""
-    images, labels = images_and_labels(batch)
-    check_batch(images, labels)
-    with autocast(device, precision):
-        loss = loss_fn(model(images.to(device)).float(), labels.to(device))
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
 def _ratios(optimizer: torch.optim.Optimizer) -> list[float]:
-    rates = [group["lr"] for group in optimizer.param_groups]
+    """Return each group's lr, or that of its schedule's start, as a multiple of the first group's."""
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     if rates[0] == 0:
-        raise ValueError("the first group of the optimizer has lr 0: give it one that the others' are compared with")
+        raise ValueError("the first group of the optimizer has lr 0: make the optimizer with one above 0")
     return [rate / rates[0] for rate in rates]
 
 
-def _endless(loader: DataLoader | DeviceLoader) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 @contextlib.contextmanager
-def _untouched(loader: DataLoader | DeviceLoader) -> Iterator[None]:
+def _untouched(loader: Loader) -> Iterator[None]:
     """Bring the random generators and the loader's epoch back to where they were."""
     generators = loader_generators(loader)
     before, sampler = random_state(generators), copy.copy(vars(loader.sampler))

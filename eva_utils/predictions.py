@@ -184,15 +184,27 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"the loader gives labels {what}: expected torch.int64 ({len(images)},), one an image")
 
 
-def check_targets(images: Tensor, targets: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless a batch transform left the batch's size, and gives labels or probabilities."""
-    count = len(labels)
-    of_classes = targets.shape == (count,) and targets.dtype == torch.int64
-    of_probabilities = targets.ndim == 2 and len(targets) == count and targets.is_floating_point()
-    if len(images) != count or not (of_classes or of_probabilities):
+def images_and_targets(made: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a batch transform made of a batch, or raise ValueError unless it is as many images and targets."""
+    count, parts = len(labels), made if isinstance(made, tuple | list) else (made,)
+    if len(parts) == 2 and all(map(torch.is_tensor, parts)) and len(parts[0]) == count:
+        targets = parts[1]
+        of_classes = targets.dtype == torch.int64 and targets.shape == (count,)
+        if of_classes or (targets.is_floating_point() and targets.ndim == 2 and len(targets) == count):
+            return parts[0], targets
+    what = [f"{part.dtype} {tuple(part.shape)}" if torch.is_tensor(part) else type(part).__name__ for part in parts]
+    raise ValueError(
+        f"batch_transform gives {' and '.join(what)} for a batch of {count}: expected {count} images, and labels "
+        f"({count},) or probabilities ({count}, classes)"
+    )
+
+
+def check_probabilities(targets: Tensor, logits: Tensor) -> None:
+    """Raise ValueError for probabilities of another number of classes than the logits have."""
+    if targets.ndim == 2 and targets.shape != logits.shape:
         raise ValueError(
-            f"batch_transform gives {len(images)} images and targets {targets.dtype} {tuple(targets.shape)} for a "
-            f"batch of {count}: expected as many images, and labels ({count},) or probabilities ({count}, classes)"
+            f"batch_transform gives probabilities of {targets.shape[1]} classes, but the network has {logits.shape[1]} "
+            "outputs: MixUp's num_classes, or the teacher's outputs, must be as many"
         )
 
 

@@ -157,9 +157,10 @@ class Saver:
         if state is None:
             return History(run=self.run)
         for name, value in self.run.items():
-            if state["run"].get(name) != value:
+            before = state["run"].get(name, "None")  # what runs did not have yet when the file was written
+            if before != value:
                 raise ValueError(
-                    f"{str(path)!r} is of another run, its {name} was {state['run'].get(name)}, not {value}: "
+                    f"{str(path)!r} is of another run, its {name} was {before}, not {value}: "
                     "say restart=True to start afresh, or name another file"
                 )
         try:

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom."""
+"""The training loop, from top to bottom; a single step of it is in ``step``."""
 
 import contextlib
 import functools
@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from eva_utils.checkpoint import checkpoint_path
-from eva_utils.checks import instance, real_number, whole_number
-from eva_utils.distributed import first_seed, is_first, joined, sum_over_processes, weight_of
+from eva_utils.checks import real_number, whole_number
+from eva_utils.distributed import first_seed, is_first, joined, sum_over_processes
 from eva_utils.history import HEADER, Evaluation, History
-from eva_utils.loaders import DeviceLoader, EpochSampler, loader_generators
-from eva_utils.predictions import check_batch, check_logits, check_targets, count_classes, images_and_labels, predict
+from eva_utils.loaders import EpochSampler, loader_generators
+from eva_utils.predictions import count_classes, images_and_labels, predict
 from eva_utils.progress import Progress
 from eva_utils.recipe import describe
 from eva_utils.resume import EpochSoFar, Saver, interruptions, random_state, set_random_state
@@ -29,8 +28,7 @@ from eva_utils.runtime import (
     device_of,
     prepare_determinism,
 )
-
-Loader = DataLoader | DeviceLoader
+from eva_utils.step import Loader, check_parts, check_schedule, loss_scaler, train_step
 
 
 def fit(
@@ -58,6 +56,8 @@ def fit(
     momentum 0.9 by default; ``scheduler`` is stepped after every batch; ``loss_fn(logits, labels)`` returns
     a mean over the batch. ``batch_transform(images, labels)`` returns what is trained on instead: as many
     images, and labels or probabilities (B, classes); ``torchvision.transforms.v2.MixUp`` and :class:`Distillation` do.
+    The history's training values are then those against these targets. It may draw from the global generators, which a
+    checkpoint keeps; in several processes it sees each one's share of a batch.
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
     printed says which. The model stays on the device, in channels-last layout.
     With ``average``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
@@ -76,7 +76,8 @@ def fit(
     if average == 1:
         raise ValueError("average=1: expected a share below 1, such as 0.999; that one would never leave the start")
     save_minutes = real_number("save_minutes", save_minutes, least=0)
-    _check_parts(model, train_loader, test_loader, optimizer, scheduler, epochs)
+    check_parts(model, {"train_loader": train_loader, "test_loader": test_loader}, optimizer, batch_transform)
+    check_schedule(scheduler, optimizer, epochs * len(train_loader))
     device = torch.device(device) if device else best_device()
     if deterministic:
         prepare_determinism(device)
@@ -85,8 +86,7 @@ def fit(
     model.to(device, memory_format=torch.channels_last)
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
-    # a start at torch's 2**16 would overflow: a step would be skipped, and the scheduler would warn of it
-    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == "float16")
+    scaler = loss_scaler(device, precision)
     parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
     if scheduler is not None:
         parts["scheduler"] = scheduler
@@ -109,9 +109,8 @@ def fit(
     repeatable = deterministic_algorithms() if deterministic else contextlib.nullcontext()
     with repeatable, interruptions() as interrupted, joined(model) as trained:
         classes = count_classes(train_loader)
-        transform = batch_transform or (lambda images, labels: (images, labels))
         step = functools.partial(
-            _step, trained, averaged, optimizer, scheduler, transform, loss_fn, scaler, precision, classes
+            train_step, trained, averaged, optimizer, scheduler, batch_transform, loss_fn, scaler, precision, classes
         )
         for epoch in range(len(history), epochs):
             batches = progress.track(
@@ -178,47 +177,6 @@ def _train_epoch(
     so_far.check_weights(model, len(history) + 1)
 
 
-def _step(
-    model: nn.Module,
-    averaged: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-    transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    scaler: torch.amp.GradScaler,
-    precision: str,
-    classes: int | None,
-    images: Tensor,
-    labels: Tensor,
-) -> tuple[Tensor, Tensor, float]:
-    """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
-    check_batch(images, labels)
-    device = device_of(model)
-    weight = weight_of(len(labels), device)
-    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-    targets = labels.to(device, non_blocking=True)
-    with autocast(device, precision):
-        if len(labels):
-            images, targets = transform(images, targets)
-            check_targets(images, targets, labels)
-        logits = model(images)
-        check_logits(logits, labels, classes)
-        loss = loss_fn(logits.float(), targets) if len(labels) else logits.float().sum()
-    if loss.ndim:
-        raise ValueError(f"loss_fn gives a tensor {tuple(loss.shape)}: expected one number, the mean over the batch")
-    optimizer.zero_grad()
-    scaler.scale(loss * weight).backward()
-    lr = float(optimizer.param_groups[0]["lr"])
-    scaler.step(optimizer)
-    scaler.update()
-    if averaged is not None:
-        averaged.update_parameters(getattr(model, "module", model))
-    if scheduler is not None:
-        scheduler.step()
-    likeliest = targets if targets.ndim == 1 else targets.argmax(dim=1)
-    return loss.detach(), (logits.argmax(dim=1) == likeliest).sum(), lr
-
-
 def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochSoFar, history: History) -> None:
     """Test the model and write the epoch down."""
     start = time.perf_counter()
@@ -229,37 +187,6 @@ def _test_epoch(model: nn.Module, loader: Loader, precision: str, so_far: EpochS
     seconds = so_far.seconds + time.perf_counter() - start
     speed = so_far.images / so_far.seconds
     history.append(so_far.result(), test, lr=so_far.lr, seconds=seconds, images_per_second=speed)
-
-
-def _check_parts(
-    model: nn.Module,
-    train_loader: Loader,
-    test_loader: Loader,
-    optimizer: torch.optim.Optimizer | None,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-    epochs: int,
-) -> None:
-    """Raise ValueError where these do not belong together, so that nothing would be trained."""
-    instance("model", model, nn.Module, "a network, such as build_network gives")
-    for name, loader in (("train_loader", train_loader), ("test_loader", test_loader)):
-        instance(name, loader, (DataLoader, DeviceLoader), "a loader, such as make_loader gives")
-        if not len(loader):
-            raise ValueError(f"{name} gives no batches: give it at least one image, and a whole batch with drop_last")
-    if optimizer is not None:
-        instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
-        own = {id(p) for p in model.parameters()}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise ValueError("optimizer holds no parameter of this model: make it anew from model.parameters()")
-    if scheduler is None:
-        return
-    instance("scheduler", scheduler, torch.optim.lr_scheduler.LRScheduler, "a schedule, such as one_cycle gives")
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise ValueError("scheduler is a ReduceLROnPlateau, which waits for losses: expected one to step after a batch")
-    if scheduler.optimizer is not optimizer:
-        raise ValueError("scheduler belongs to another optimizer: hand in its own as optimizer=, or make it anew")
-    steps = epochs * len(train_loader)
-    if getattr(scheduler, "total_steps", steps) < steps:
-        raise ValueError(f"scheduler has {scheduler.total_steps:,} steps, but {epochs} epochs have {steps:,}")
 
 
 def _from(loader: Loader, epoch: int, so_far: EpochSoFar) -> Iterable[tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
     python experiments/probe.py --network dilated_net --epochs 36 --weight-decay 1e-4 --out experiments/records/a.json
     python experiments/probe.py --network small --epochs 100 --affine 0.5 --hold-out 0 --seed 1 --out small_1.json
 
-The test images take no part: the last 5,000 training images by a fixed draw are held back and tested on, unless
+The test images take no part: 5,000 training images, as many of each class, are held back and tested on, unless
 --hold-out 0 asks for the final run, which trains on all and tests on the test images. A run that was cut goes on when
 it is started again.
 """
@@ -28,7 +28,7 @@ FACTORIES = eva.NETWORKS | networks.NETWORKS
 
 def main() -> None:
     """Train as the arguments say and write the record."""
-    args = _parser().parse_args()
+    args = _arguments()
     train_set, test_set = eva.load_images()
     if args.hold_out:
         train_set, test_set = eva.hold_out(train_set, args.hold_out)
@@ -45,7 +45,7 @@ def main() -> None:
     if args.teacher:
         mixed = eva.Distillation(eva.load_pretrained(args.teacher), temperature=args.temperature)
         loss_fn = mixed.loss
-    history = eva.fit(
+    history = eva.fit(  # returns early where the user interrupts
         model,
         train_loader,
         test_loader,
@@ -57,6 +57,8 @@ def main() -> None:
         average=args.average,
         checkpoint=args.out.with_suffix(".pt"),
     )
+    if len(history) < args.epochs:
+        return
     record = {
         "arguments": {name: value for name, value in vars(args).items() if name != "out"},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -94,9 +96,9 @@ def policy(args: argparse.Namespace) -> A.Compose:
 
 
 def set_dilation(model: nn.Module, dilation: int | None) -> None:
-    """Give the layers that halve the size this dilation, if one is asked for."""
+    """Give the 3x3 convolutions that halve the size this dilation, if one is asked for."""
     for layer in model.modules():
-        if dilation and isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+        if dilation and isinstance(layer, nn.Conv2d) and layer.stride == (2, 2) and layer.kernel_size == (3, 3):
             layer.dilation = layer.padding = (dilation, dilation)
 
 
@@ -113,7 +115,7 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, nesterov=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = functools.partial(parser.add_argument)
     add("--network", choices=sorted(FACTORIES), default="dilated_net")
@@ -139,7 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
-    return parser
+    args = parser.parse_args()
+    if args.teacher and args.hold_out:
+        parser.error("--teacher: it was trained on the held-back images too; add --hold-out 0")
+    if args.teacher and (args.mixup or args.label_smoothing):
+        parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
+    return args
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ CASES = {
     ),
     "a schedule that is too short": (
         lambda: fit_here(SHORT.optimizer, SHORT),
-        "scheduler has 3 steps, but 1 epochs have 4",
+        "scheduler has 3 steps, but the epochs have 4",
     ),
     "a loss an image": (
         lambda: fit(loss_fn=nn.CrossEntropyLoss(reduction="none")),

@@ -50,6 +50,7 @@ POLICIES = {
         lambda: [A.ColorJitter(brightness=(0.5, 1.6), contrast=(0.4, 1.5), saturation=(0, 1.8), hue=0, p=0.8)],
         2,  # a value cut one level lower may be stretched
     ),
+    "grey-colours": (lambda: [A.ToGray(p=1), A.ColorJitter(hue=0, p=1), A.HorizontalFlip()], 2),
     "affine-constant": (lambda: [A.Affine(**FREE_AFFINE, fill=(100, 30, 240), p=0.8)], SHARP_LINES),
     "affine-replicate": (lambda: [A.Affine(**FREE_AFFINE, border_mode=cv2.BORDER_REPLICATE, p=1)], SHARP_LINES),
     "affine-reflect": (lambda: [A.Affine(**FREE_AFFINE, border_mode=cv2.BORDER_REFLECT, p=1)], SHARP_LINES),

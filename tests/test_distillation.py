@@ -77,6 +77,19 @@ def test_a_student_comes_to_agree_with_its_teacher(shapes):
     assert distance() < before / 2
 
 
+def test_the_loss_without_the_teacher_is_refused(teacher, shapes):
+    loader = make_loader(shapes, eval_policy(), batch_size=20, fast=True)
+    with pytest.raises(ValueError, match="hand the distillation in as batch_transform= too"):
+        fit(teacher, loader, loader, epochs=1, verbose=False, loss_fn=Distillation(teacher).loss)
+
+
+def test_a_frozen_layer_of_the_teacher_stays_frozen(teacher):
+    frozen = next(module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    Distillation(teacher)(torch.randn(2, 3, 32, 32), torch.arange(2))
+    assert teacher.training
+    assert not frozen.training
+
+
 def test_another_teacher_makes_another_run(teacher, shapes, tmp_path):
     loader = make_loader(shapes, eval_policy(), batch_size=20, fast=True)
 
@@ -96,7 +109,8 @@ def test_another_teacher_makes_another_run(teacher, shapes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [({"temperature": 0}, "expected more than 0"), ({"temperature": -1}, "0")]
+    ("arguments", "says"),
+    [({"temperature": 0}, "expected more than 0"), ({"temperature": -1}, "temperature=-1: expected a number from 0")],
 )
 def test_bad_settings_are_refused(teacher, arguments, says):
     with pytest.raises(ValueError, match=says):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
@@ -34,8 +35,9 @@ def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
         model = factory(num_classes=7)
         logits = model(images)
         assert logits.shape == (2, 7), name
-        logits.square().sum().backward()
-        assert all(p.grad is not None for p in model.parameters()), name
+        F.cross_entropy(logits, torch.tensor([1, 4])).backward()
+        silent = [key for key, p in model.named_parameters() if not p.grad.any() and not key.endswith("bias")]
+        assert not silent, name
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,28 @@ def test_a_probe_writes_its_record(tmp_path, monkeypatch, options):
     record = json.loads(out.read_text(encoding="utf-8"))
     assert f"probe: {record['test_acc']:.2%} of {record['tested on']}" in done.stdout
     assert record["arguments"]["network"] == ("small" if "small" in options else "dilated_net")
+    run = record["history"]["run"]
+    if "small" in options:
+        assert all(name in run["policy"] for name in ("Affine", "ColorJitter", "ToGray", "CoarseDropout"))
+        assert run["batch transform"].startswith("MixUp(alpha=0.2")
+    else:
+        assert run["batch transform"].startswith("Distillation(DilatedSeparableNet")
+        assert run["optimizer"].startswith("Muon")
+        assert record["tested on"].startswith("ImageSet")
+
+
+def test_a_teacher_that_saw_the_held_back_images_is_refused(tmp_path):
+    command = [
+        sys.executable,
+        str(EXPERIMENTS / "probe.py"),
+        "--teacher",
+        "dilated_net",
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "add --hold-out 0" in done.stderr
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

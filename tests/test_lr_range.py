@@ -1,14 +1,13 @@
 import copy
-import random
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from eva_utils.history import LrRange
 from eva_utils.loaders import make_loader
-from eva_utils.lr_range import LrRange, find_lr
+from eva_utils.lr_range import find_lr
 from eva_utils.models import build_network
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.plots import plot_lr_range
@@ -20,10 +19,10 @@ from eva_utils.transforms import course_policy
 @pytest.fixture
 def quadratic():
     """A loss of 2(s - y)^2/3 for the sum s of three weights, y 0 and 1 in turns: above lr 0.5 descent diverges."""
-    model = nn.Conv2d(3, 1, 1, bias=False)
-    nn.init.ones_(model.weight)
+    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.Flatten())
+    nn.init.ones_(model[0].weight)
     loader = DataLoader(TensorDataset(torch.ones(8, 3, 1, 1), torch.arange(8) // 4), batch_size=4)
-    return model, loader, lambda logits, labels: 2 * (logits.flatten() - labels).pow(2).mean() / 3
+    return model, loader, lambda logits, labels: 2 * (logits[:, 0] - labels).pow(2).mean() / 3
 
 
 def test_the_loss_falls_and_then_diverges_where_theory_says(quadratic):
@@ -58,9 +57,10 @@ def test_everything_stays_as_it_was(shapes, fast):
     assert all(torch.equal(a, b) for a, b in zip(before[0][0].values(), after[0][0].values(), strict=True))
     assert not model.training
     assert all(p.grad is None for p in model.parameters())
-    assert str(before[1]) == str(after[1])
+    for name, generator in before[1].items():
+        assert torch.equal(generator, after[1][name]) if name == "torch" else str(generator) == str(after[1][name])
+    assert torch.equal(before[1]["numpy"][1], after[1]["numpy"][1])
     assert before[2] == after[2]
-    assert (random.random(), np.random.rand(), float(torch.rand(()))) is not None
 
 
 def test_a_plain_loader_draws_the_order_that_it_would_have(shapes):
@@ -108,11 +108,44 @@ def test_bad_ranges_are_refused(quadratic, arguments, says):
 
 def test_a_loss_that_is_never_finite_is_said(quadratic):
     model, loader, loss_fn = quadratic
-    nn.init.constant_(model.weight, float("nan"))
+    nn.init.constant_(model[0].weight, float("nan"))
     with pytest.raises(ValueError, match="not finite at learning rate"):
         find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=1.0), loss_fn=loss_fn, precision="float32")
     with pytest.raises(ValueError, match="has lr 0"):
         find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=0.0), loss_fn=loss_fn)
+
+
+def test_what_does_not_belong_together_is_refused(shapes):
+    model = build_network("dilated_net")
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    few = DataLoader(TensorDataset(torch.zeros(3, 3, 32, 32), torch.arange(3)), batch_size=4, drop_last=True)
+    loader = make_loader(shapes, course_policy(), batch_size=16, fast=True)
+    with pytest.raises(ValueError, match="gives no batches"):
+        find_lr(model, few, sgd)
+    with pytest.raises(ValueError, match="holds no parameter of this model"):
+        find_lr(build_network("dilated_net"), loader, sgd)
+    with pytest.raises(ValueError, match="optimizer is a NoneType"):
+        find_lr(model, loader, None)
+    small = build_network("dilated_net", num_classes=4)
+    sgd = torch.optim.SGD(small.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="4 outputs for 10 classes"):
+        find_lr(small, loader, sgd)
+
+
+def test_float16_is_scaled_as_in_fit(shapes):
+    """Gradients of a loss this small are 0 in float16 unless it is scaled."""
+    model = build_network("dilated_net")
+    loader = make_loader(shapes, course_policy(), batch_size=16, fast=True, device="cpu")
+    settings = {"least": 1e6, "most": 1e8, "steps": 20, "device": "cpu", "loss_fn": tiny_cross_entropy}
+    found = {
+        precision: find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), precision=precision, **settings)
+        for precision in ("float32", "float16")
+    }
+    assert found["float16"].losses == pytest.approx(found["float32"].losses, rel=0.1)
+
+
+def tiny_cross_entropy(logits, labels):
+    return 1e-7 * nn.functional.cross_entropy(logits, labels)
 
 
 def test_the_figure_marks_the_suggestion():

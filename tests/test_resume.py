@@ -383,6 +383,21 @@ def test_the_settings_of_a_loss_module_count(tmp_path, shapes):
     smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
     with pytest.raises(ValueError, match=r"its loss was .*'label_smoothing': 0\.0"):
         fit(build_network("dilated_net"), loader, loader, loss_fn=smooth, **settings)
+    weighted = nn.CrossEntropyLoss(weight=torch.linspace(1, 2, 10))
+    with pytest.raises(ValueError, match=r"its loss was .* not .*'weight': \[1\.0"):
+        fit(build_network("dilated_net"), loader, loader, loss_fn=weighted, **settings)
+
+
+def test_a_checkpoint_from_before_runs_had_batch_transforms_goes_on(tmp_path, shapes):
+    loader = make_loader(shapes, eval_policy(), batch_size=20, workers=0)
+    settings = {"checkpoint": tmp_path / "run.pt", "verbose": False}
+    seed_everything(0)
+    fit(build_network("dilated_net"), loader, loader, epochs=1, **settings)
+    state = load_checkpoint(tmp_path / "run.pt")
+    del state["run"]["batch transform"]
+    save_checkpoint(tmp_path / "run.pt", state)
+    seed_everything(0)
+    assert len(fit(build_network("dilated_net"), loader, loader, epochs=1, **settings)) == 1
 
 
 def test_what_killed_saves_left_is_removed(run, tmp_path):

@@ -250,8 +250,19 @@ def test_mixed_images_of_a_cut_run_are_those_of_an_uncut_one(loaders, tmp_path):
         lambda images, labels: (images[:1], labels),
         lambda images, labels: (images, labels.float()),
         lambda images, labels: (images, labels[:2]),
+        lambda images, labels: images,
+        lambda images, labels: None,
+        lambda images, labels: (images, labels.numpy()),
     ],
 )
 def test_a_batch_transform_that_gives_something_else_is_refused(loaders, transform):
     with pytest.raises(ValueError, match="batch_transform gives"):
         fit(build_network("dilated_net"), *loaders, epochs=1, verbose=False, batch_transform=transform)
+
+
+def test_targets_of_other_classes_and_no_function_are_refused(loaders):
+    settings = {"epochs": 1, "verbose": False}
+    with pytest.raises(ValueError, match="probabilities of 100 classes, but the network has 10 outputs"):
+        fit(build_network("dilated_net"), *loaders, batch_transform=v2.MixUp(num_classes=100), **settings)
+    with pytest.raises(ValueError, match="batch_transform is a float"):
+        fit(build_network("dilated_net"), *loaders, batch_transform=0.2, **settings)

@@ -2,7 +2,8 @@
 
 The ``Compose`` stays the one place where the policy is written: each of its transforms is looked up here, its
 parameters are drawn by the same laws for all images of an epoch at once, and then applied to the images of a batch
-together. For the same parameters the pixels are albumentations' own, within one grey level.
+together. For the same parameters the pixels are albumentations' own, within one grey level, or two after changes of
+colour.
 """
 
 from collections.abc import Iterator

@@ -43,7 +43,7 @@ def to_gray(transform: A.ToGray, size: Size) -> Step:
     if transform.method not in methods:
         raise NotBatchedError(transform, f"method={transform.method!r}, batched are {', '.join(methods)}")
     brightness = methods[transform.method]
-    return Step(lambda images: brightness(images).to(images.dtype).expand_as(images), size)
+    return Step(lambda images: brightness(images).to(images.dtype).repeat(1, 3, 1, 1), size)
 
 
 def color_jitter(transform: A.ColorJitter, size: Size) -> Step:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from eva_utils.history import History
-from eva_utils.lr_range import LrRange
+from eva_utils.history import History, LrRange
 from eva_utils.plots.figures import closed
 from eva_utils.predictions import Predictions
 from eva_utils.receptive_field import LayerField

@@ -1,0 +1,101 @@
+"""One step of a training, and what has to fit together for it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from eva_utils.checks import instance
+from eva_utils.distributed import weight_of
+from eva_utils.loaders import DeviceLoader
+from eva_utils.predictions import check_batch, check_logits, check_probabilities, images_and_targets
+from eva_utils.runtime import autocast, device_of
+
+Loader = DataLoader | DeviceLoader
+
+
+def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Return what keeps gradients from underflowing in float16; in other precisions it does nothing."""
+    # a start at torch's 2**16 would overflow: a step would be skipped, and the scheduler would warn of it
+    return torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == "float16")
+
+
+def train_step(
+    model: nn.Module,
+    averaged: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    scaler: torch.amp.GradScaler,
+    precision: str,
+    classes: int | None,
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor, float]:
+    """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
+    check_batch(images, labels)
+    device = device_of(model)
+    weight = weight_of(len(labels), device)
+    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    targets = labels.to(device, non_blocking=True)
+    if batch_transform is not None and len(labels):
+        with autocast(device, precision):  # one of its own, whose cache of weights does not reach the model's
+            images, targets = images_and_targets(batch_transform(images, targets), labels)
+    with autocast(device, precision):
+        logits = model(images)
+        check_logits(logits, labels, classes)
+        check_probabilities(targets, logits)
+        loss = loss_fn(logits.float(), targets) if len(labels) else logits.float().sum()
+    if loss.ndim:
+        raise ValueError(f"loss_fn gives a tensor {tuple(loss.shape)}: expected one number, the mean over the batch")
+    optimizer.zero_grad()
+    scaler.scale(loss * weight).backward()
+    lr = float(optimizer.param_groups[0]["lr"])
+    scaler.step(optimizer)
+    scaler.update()
+    if averaged is not None:
+        averaged.update_parameters(getattr(model, "module", model))
+    if scheduler is not None:
+        scheduler.step()
+    likeliest = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    return loss.detach(), (logits.argmax(dim=1) == likeliest).sum(), lr
+
+
+def check_parts(
+    model: nn.Module,
+    loaders: dict[str, Loader],
+    optimizer: torch.optim.Optimizer | None,
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+) -> None:
+    """Raise ValueError where these do not belong together, so that nothing would be trained."""
+    instance("model", model, nn.Module, "a network, such as build_network gives")
+    for name, loader in loaders.items():
+        instance(name, loader, (DataLoader, DeviceLoader), "a loader, such as make_loader gives")
+        if not len(loader):
+            raise ValueError(f"{name} gives no batches: give it at least one image, and a whole batch with drop_last")
+    if optimizer is not None:
+        instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
+        own = {id(p) for p in model.parameters()}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError("optimizer holds no parameter of this model: make it anew from model.parameters()")
+    if batch_transform is not None and not callable(batch_transform):
+        what = type(batch_transform).__name__
+        raise ValueError(f"batch_transform is a {what}: expected a function of (images, labels), such as MixUp")
+
+
+def check_schedule(
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None, optimizer: torch.optim.Optimizer | None, steps: int
+) -> None:
+    """Raise ValueError for a schedule of another optimizer or for fewer steps, or one that needs losses."""
+    if scheduler is None:
+        return
+    instance("scheduler", scheduler, torch.optim.lr_scheduler.LRScheduler, "a schedule, such as one_cycle gives")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError("scheduler is a ReduceLROnPlateau, which waits for losses: expected one to step after a batch")
+    if scheduler.optimizer is not optimizer:
+        raise ValueError("scheduler belongs to another optimizer: hand in its own as optimizer=, or make it anew")
+    if getattr(scheduler, "total_steps", steps) < steps:
+        raise ValueError(f"scheduler has {scheduler.total_steps:,} steps, but the epochs have {steps:,}")
