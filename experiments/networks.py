@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu
 
@@ -118,21 +119,6 @@ def many_scales(num_classes: int = 10) -> nn.Sequential:
     )
 
 
-class Gate(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018): each channel is scaled by what the means of all channels say."""
-
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), nn.ReLU()),
-            *(nn.Conv2d(squeezed, channels, 1), nn.Sigmoid()),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        return x * self.layers(x)
-
-
 class Residual(nn.Module):
     """Layers beside a shortcut: ``relu(x + body(x))``; the body's last layer is a normalisation or a gate."""
 
@@ -147,14 +133,14 @@ class Residual(nn.Module):
 
 def pair(channels: int, dilation: int = 1, gated: bool = True) -> Residual:
     """Return a residual block of two 3x3 convolutions."""
-    gate = [Gate(channels, channels // 4)] if gated else []
+    gate = [SqueezeExcitation(channels, channels // 4)] if gated else []
     body = (conv_norm_relu(channels, channels), conv(channels, channels, dilation=dilation), nn.BatchNorm2d(channels))
     return Residual(*body, *gate)
 
 
 def separable(channels: int, dilation: int = 1, gated: bool = True) -> Residual:
     """Return a residual block of a depthwise 3x3 and a pointwise convolution."""
-    gate = [Gate(channels, channels // 4)] if gated else []
+    gate = [SqueezeExcitation(channels, channels // 4)] if gated else []
     depthwise = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
     return Residual(depthwise, conv(channels, channels, kernel_size=1), nn.BatchNorm2d(channels), *gate)
 
@@ -182,7 +168,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "densenet40": densenet40,
     "many_scales": many_scales,
-    "small": lambda num_classes=10: candidate((24, 40, 64), (1, 1, 0), 4, num_classes),
-    "small_plain": lambda num_classes=10: candidate((24, 40, 64), (1, 1, 0), 5, num_classes, gated=False),
-    "large": lambda num_classes=10: candidate((32, 56, 80), (1, 1, 0), 4, num_classes),
+    "small": lambda num_classes=10: candidate((16, 32, 64), (1, 2, 0), 4, num_classes),
+    "small_half": lambda num_classes=10: candidate((16, 32, 64), (0, 3, 0), 2, num_classes),
+    "small_wide": lambda num_classes=10: candidate((16, 40, 64), (0, 2, 0), 2, num_classes, gated=False),
+    "large": lambda num_classes=10: candidate((24, 48, 80), (1, 2, 0), 5, num_classes),
 }
