@@ -75,6 +75,18 @@ def test_the_speeds_are_those_of_the_record(row, name):
     assert f"| {row} | {cells[0]} | {cells[1]} | not yet measured |" in README
 
 
+def test_the_times_to_an_accuracy_are_those_of_the_records():
+    seconds = []
+    for loop in ("fit", "usual"):
+        path = ROOT / "benchmarks" / "records" / f"time_to_accuracy_{loop}_cpu.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record["machine"]["cores"] == 1
+        seconds.append(min(passed for passed, acc in record["curve"] if acc >= 0.85))
+        assert max(acc for _, acc in record["curve"]) < 0.887
+    quoted = "`fit` {:,.0f} s, the usual loop {:,.0f} s, {:.2f} times as long".format(*seconds, seconds[1] / seconds[0])
+    assert quoted in " ".join(README.split())
+
+
 def test_the_other_measured_figures_are_those_of_the_records():
     text = " ".join(README.split())
     costs = [
