@@ -214,6 +214,7 @@ def test_a_transform_of_ones_own_is_refused_even_if_it_is_made_from_a_known_one(
 
 
 def test_each_batched_transform_is_tested():
-    used = {type(t) for make, _ in POLICIES.values() for leaf in make() for t in getattr(leaf, "transforms", [leaf])}
+    leaves = [leaf for make, _ in POLICIES.values() for leaf in make()]
+    used = {type(t) for leaf in leaves for t in (leaf.transforms if isinstance(leaf, A.BaseCompose) else [leaf])}
     inner = {type(t) for make, _ in POLICIES.values() for leaf in make() if isinstance(leaf, A.OneOf) for t in leaf[1]}
     assert set(BATCHED) <= used | inner | {type(t) for t in TO_TENSOR}
