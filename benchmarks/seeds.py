@@ -29,7 +29,9 @@ def main() -> None:
     if args.seeds < 2:
         parser.error("--seeds: a deviation needs 2 or more")
     train_set, test_set = eva.load_images(args.images)
-    sets = (train_set.subset(range(min(args.count, len(train_set)))), test_set)
+    if args.count < len(train_set):
+        train_set = eva.hold_out(train_set, args.count)[1]  # as many of each class
+    sets = (train_set, test_set)
     best = eva.best_precision(eva.best_device())
     contenders = {USUAL: (False, "float32"), "fast loader, float32": (True, "float32")}
     if best != "float32":
