@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -85,6 +86,20 @@ def test_the_times_to_an_accuracy_are_those_of_the_records():
         assert max(acc for _, acc in record["curve"]) < 0.887
     quoted = "`fit` {:,.0f} s, the usual loop {:,.0f} s, {:.2f} times as long".format(*seconds, seconds[1] / seconds[0])
     assert quoted in " ".join(README.split())
+
+
+def test_the_accuracies_over_seeds_are_those_of_the_record():
+    record = json.loads((ROOT / "benchmarks" / "records" / "seeds_cpu.json").read_text(encoding="utf-8"))
+    usual = record["test_acc"]["ordinary loader, float32"]
+    text = " ".join(README.split())
+    settings = record["settings"]
+    how = f"{len(usual)} seeds, {settings['count']:,} images and {settings['epochs']} epochs each"
+    assert f"{how}: {statistics.mean(usual):.1%}" in text
+    for name, accuracies in record["test_acc"].items():
+        if accuracies is not usual:
+            difference = 100 * (statistics.mean(accuracies) - statistics.mean(usual))
+            error = 100 * math.sqrt((statistics.variance(accuracies) + statistics.variance(usual)) / len(usual))
+            assert f"{name} {difference:+.1f} ± {error:.1f}" in text
 
 
 def test_the_other_measured_figures_are_those_of_the_records():
