@@ -11,6 +11,7 @@ move fewer.
 import statistics
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import common
 import torch
@@ -79,7 +80,15 @@ def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> d
         loader = eva.make_loader(train_set, policy, batch_size=batch_size, shuffle=True, **arguments)
         for precision in precisions(device):
             made[f"fit, {kind}, {precision}"] = _fit(network, loader, test_loader, device, precision)
+    last = _fit(network, loader, test_loader, device, precision)
+    made[f"the last, channels first, {precision}"] = lambda: _channels_first(last)
     return made
+
+
+def _channels_first(train: Callable[[], float]) -> float:
+    """Call with torch's other memory layout in place of the one that ``fit`` asks for."""
+    with mock.patch.object(torch, "channels_last", torch.contiguous_format):
+        return train()
 
 
 def _fit(

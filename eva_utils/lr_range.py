@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -58,15 +59,15 @@ def find_lr(
     model, optimizer = copy.deepcopy((model, optimizer))  # together, so that the one holds the other's parameters
     model.to(device, memory_format=torch.channels_last).train()
     scaler, classes, ratios = loss_scaler(device, precision), count_classes(train_loader), _ratios(optimizer)
+    step = functools.partial(
+        train_step, model, None, optimizer, None, batch_transform, loss_fn, scaler, precision, classes
+    )
     lrs, losses, average = [], [], 0.0
     with _untouched(train_loader):
         for lr, batch in zip(np.geomspace(least, most, steps).tolist(), _endless(train_loader), strict=False):
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
-            loss, *_ = train_step(
-                *(model, None, optimizer, None, batch_transform, loss_fn, scaler, precision, classes),
-                *images_and_labels(batch),
-            )
+            loss, *_ = step(*images_and_labels(batch))
             average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
             smoothed = average / (1 - SMOOTHING ** (len(losses) + 1))  # the average began at 0
             if not math.isfinite(smoothed) or (len(losses) >= 10 and smoothed > DIVERGED * min(losses)):

@@ -184,30 +184,6 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"the loader gives labels {what}: expected torch.int64 ({len(images)},), one an image")
 
 
-def images_and_targets(made: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a batch transform made of a batch, or raise ValueError unless it is as many images and targets."""
-    count, parts = len(labels), made if isinstance(made, tuple | list) else (made,)
-    if len(parts) == 2 and all(map(torch.is_tensor, parts)) and len(parts[0]) == count:
-        targets = parts[1]
-        of_classes = targets.dtype == torch.int64 and targets.shape == (count,)
-        if of_classes or (targets.is_floating_point() and targets.ndim == 2 and len(targets) == count):
-            return parts[0], targets
-    what = [f"{part.dtype} {tuple(part.shape)}" if torch.is_tensor(part) else type(part).__name__ for part in parts]
-    raise ValueError(
-        f"batch_transform gives {' and '.join(what)} for a batch of {count}: expected {count} images, and labels "
-        f"({count},) or probabilities ({count}, classes)"
-    )
-
-
-def check_probabilities(targets: Tensor, logits: Tensor) -> None:
-    """Raise ValueError for probabilities of another number of classes than the logits have."""
-    if targets.ndim == 2 and targets.shape != logits.shape:
-        raise ValueError(
-            f"batch_transform gives probabilities of {targets.shape[1]} classes, but the network has {logits.shape[1]} "
-            "outputs: MixUp's num_classes, or the teacher's outputs, must be as many"
-        )
-
-
 def check_logits(logits: Tensor, labels: Tensor, classes: int | None = None) -> None:
     """Raise ValueError unless the network gave logits (B, classes), one row an image, and the labels are of these.
 

@@ -1,6 +1,7 @@
 """One step of a training, and what has to fit together for it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from eva_utils.checks import instance
 from eva_utils.distributed import weight_of
 from eva_utils.loaders import DeviceLoader
-from eva_utils.predictions import check_batch, check_logits, check_probabilities, images_and_targets
+from eva_utils.predictions import check_batch, check_logits
 from eva_utils.runtime import autocast, device_of
 
 Loader = DataLoader | DeviceLoader
@@ -43,11 +44,11 @@ def train_step(
     targets = labels.to(device, non_blocking=True)
     if batch_transform is not None and len(labels):
         with autocast(device, precision):  # one of its own, whose cache of weights does not reach the model's
-            images, targets = images_and_targets(batch_transform(images, targets), labels)
+            images, targets = _images_and_targets(batch_transform(images, targets), labels)
     with autocast(device, precision):
         logits = model(images)
         check_logits(logits, labels, classes)
-        check_probabilities(targets, logits)
+        _check_probabilities(targets, logits)
         loss = loss_fn(logits.float(), targets) if len(labels) else logits.float().sum()
     if loss.ndim:
         raise ValueError(f"loss_fn gives a tensor {tuple(loss.shape)}: expected one number, the mean over the batch")
@@ -99,3 +100,27 @@ def check_schedule(
         raise ValueError("scheduler belongs to another optimizer: hand in its own as optimizer=, or make it anew")
     if getattr(scheduler, "total_steps", steps) < steps:
         raise ValueError(f"scheduler has {scheduler.total_steps:,} steps, but the epochs have {steps:,}")
+
+
+def _images_and_targets(made: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a batch transform made of a batch, or raise ValueError unless it is as many images and targets."""
+    count, parts = len(labels), made if isinstance(made, tuple | list) else (made,)
+    if len(parts) == 2 and all(map(torch.is_tensor, parts)) and len(parts[0]) == count:
+        targets = parts[1]
+        of_classes = targets.dtype == torch.int64 and targets.shape == (count,)
+        if of_classes or (targets.is_floating_point() and targets.ndim == 2 and len(targets) == count):
+            return parts[0], targets
+    what = [f"{part.dtype} {tuple(part.shape)}" if torch.is_tensor(part) else type(part).__name__ for part in parts]
+    raise ValueError(
+        f"batch_transform gives {' and '.join(what)} for a batch of {count}: expected {count} images, and labels "
+        f"({count},) or probabilities ({count}, classes)"
+    )
+
+
+def _check_probabilities(targets: Tensor, logits: Tensor) -> None:
+    """Raise ValueError for probabilities of another number of classes than the logits have."""
+    if targets.ndim == 2 and targets.shape != logits.shape:
+        raise ValueError(
+            f"batch_transform gives probabilities of {targets.shape[1]} classes, but the network has {logits.shape[1]} "
+            "outputs: MixUp's num_classes, or the teacher's outputs, must be as many"
+        )

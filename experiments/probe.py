@@ -117,7 +117,7 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = functools.partial(parser.add_argument)
+    add = parser.add_argument
     add("--network", choices=sorted(FACTORIES), default="dilated_net")
     add("--strided-dilation", type=int, help="of the layers that halve the size; default: the network's")
     add("--epochs", type=int, default=36)

@@ -85,18 +85,8 @@ ROOMS = (
     *("checks", "distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes"),
     *("folders", "images", "transforms", "batched", "loaders", "recipe"),
     *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
-    *(
-        "distillation",
-        "assignment",
-        "plots",
-        "resume",
-        "step",
-        "lr_range",
-        "training",
-        "records",
-        "__init__",
-        "__main__",
-    ),
+    *("distillation", "assignment", "plots", "resume", "step", "lr_range", "training"),
+    *("records", "__init__", "__main__"),
 )
 
 

@@ -207,8 +207,8 @@ def test_deterministic_runs_take_repeatable_algorithms_alone_and_leave_the_setti
     assert history.run["precision"].endswith(", deterministic")
 
 
-def test_a_batch_transform_gives_what_is_trained_on(loaders, capsys):
-    """With MixUp the loss is the cross entropy against both labels by their shares; the test images stay."""
+def test_a_batch_transform_gives_what_is_trained_on(loaders):
+    """The loss is the cross entropy against both labels by their shares."""
     seen = []
 
     def halves(images, labels):
