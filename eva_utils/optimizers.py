@@ -107,24 +107,26 @@ def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
 
 
 def one_cycle(
-    optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: float = 0.2
+    optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: float = 0.2, final: float = 0.0
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     """Return torch's one-cycle schedule from each group's own lr as the highest, in straight lines.
 
-    The learning rate rises from 1/25 of the highest over the first ``warmup`` of the steps and falls to about 0 at
-    the last (Smith & Topin 2018); the momentum stays. Step it after every batch. Raises ValueError for no
-    steps or a warm-up that is no share of them.
+    The learning rate rises from 1/25 of the highest over the first ``warmup`` of the steps and falls to ``final`` of
+    the highest, or about 0, at the last (Smith & Topin 2018); the momentum stays. Step it after every batch.
+    Raises ValueError for no steps, a warm-up that is no share of them, or a final share that is none.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps}: expected 1 or more, the number of batches in all epochs")
     total_steps = max(total_steps, 3)  # torch cannot divide fewer into a rise and a fall
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup={warmup}: expected a share of the steps, from 0 to less than 1")
+    final = real_number("final", final, least=0, most=1)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total_steps,
         pct_start=max(warmup, 2 / total_steps),  # torch divides by pct_start * total_steps - 1
         anneal_strategy="linear",
+        final_div_factor=1 / (25 * final) if final else 1e4,  # of the first learning rate
         cycle_momentum=False,
     )

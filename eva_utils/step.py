@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from eva_utils.checks import instance
@@ -63,6 +63,22 @@ def train_step(
         scheduler.step()
     likeliest = targets if targets.ndim == 1 else targets.argmax(dim=1)
     return loss.detach(), (logits.argmax(dim=1) == likeliest).sum(), lr
+
+
+def moving_average(model: nn.Module, average: float) -> AveragedModel:
+    """Return torch's exponential moving average of the model's weights and buffers, which soon forgets its start.
+
+    It keeps ``average`` of itself at each update, but after n updates no more than n / (n + 9): the weights before the
+    first steps would weigh for epochs otherwise.
+    """
+    averaged = AveragedModel(model, use_buffers=True)
+
+    def update(averages: list[Tensor], weights: list[Tensor], _: Tensor) -> None:
+        count = int(averaged.n_averaged)  # which is on the CPU, so that no device is waited for
+        get_ema_multi_avg_fn(min(average, count / (count + 9)))(averages, weights, _)
+
+    averaged.multi_avg_fn = update
+    return averaged
 
 
 def check_parts(

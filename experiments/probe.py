@@ -39,11 +39,16 @@ def main() -> None:
     eva.seed_everything(args.seed)
     model = FACTORIES[args.network](num_classes=len(train_set.classes))
     set_dilation(model, args.strided_dilation)
+    if args.identity:
+        start_at_identity(model)
     optimizer = make_optimizer(model, args)
     mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
     loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
     if args.teacher:
-        mixed = eva.Distillation(eva.load_pretrained(args.teacher), temperature=args.temperature)
+        teacher = FACTORIES[args.teacher](num_classes=len(train_set.classes))
+        teacher.load_state_dict(torch.load(args.teacher_weights, weights_only=True))
+        teacher = teacher.to(memory_format=torch.channels_last)
+        mixed = eva.Distillation(teacher, temperature=args.temperature)
         loss_fn = mixed.loss
     history = eva.fit(  # returns early where the user interrupts
         model,
@@ -51,7 +56,7 @@ def main() -> None:
         test_loader,
         epochs=args.epochs,
         optimizer=optimizer,
-        scheduler=eva.one_cycle(optimizer, args.epochs * len(train_loader), warmup=args.warmup),
+        scheduler=eva.one_cycle(optimizer, args.epochs * len(train_loader), warmup=args.warmup, final=args.final),
         loss_fn=loss_fn,
         batch_transform=mixed,
         average=args.average,
@@ -66,7 +71,7 @@ def main() -> None:
         "history": vars(history),
         "test_acc": history.test_acc[-1],
     }
-    args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    args.out.write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
     torch.save(model.state_dict(), args.out.with_suffix(".weights"))
     print(f"{args.out.stem}: {history.test_acc[-1]:.2%} of {record['tested on']}")
 
@@ -102,6 +107,13 @@ def set_dilation(model: nn.Module, dilation: int | None) -> None:
             layer.dilation = layer.padding = (dilation, dilation)
 
 
+def start_at_identity(model: nn.Module) -> None:
+    """Let each convolution but the first start as what hands its input on, plus its usual random weights."""
+    convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in convs[1:]:
+        layer.weight.data += nn.init.dirac_(torch.empty_like(layer.weight), groups=layer.groups)
+
+
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     """Return the optimizer that the arguments name."""
     if args.optimizer == "muon":
@@ -127,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     add("--momentum", type=float, default=0.95)
     add("--weight-decay", type=float, default=3e-4)
     add("--warmup", type=float, default=0.1, help="share of the steps")
+    add("--final", type=float, default=0.0, help="learning rate of the last step, as a share of the highest")
     add("--padding", type=int, default=4, help="pixels that the crop may shift an image by")
     add("--dropout", type=float, default=0.1, help="share of the images with a hole")
     add("--affine", type=float, default=0.0, help="share of the images that are scaled and rotated")
@@ -135,15 +148,17 @@ def _arguments() -> argparse.Namespace:
     add("--grey", type=float, default=0.0, help="share of the images without colour")
     add("--mixup", type=float, default=0.0, help="alpha of the shares that two images are mixed in")
     add("--label-smoothing", type=float, default=0.0)
-    add("--teacher", choices=sorted(eva.NETWORKS), help="a trained network to learn from in place of the labels")
+    add("--identity", action="store_true", help="each convolution starts as what hands its input on, plus noise")
+    add("--teacher", choices=sorted(FACTORIES), help="a trained network to learn from in place of the labels")
+    add("--teacher-weights", type=Path, help="the file beside the record of the teacher's own run")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")
     add("--seed", type=int, default=0)
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     args = parser.parse_args()
-    if args.teacher and args.hold_out:
-        parser.error("--teacher: it was trained on the held-back images too; add --hold-out 0")
+    if bool(args.teacher) != bool(args.teacher_weights):
+        parser.error("--teacher NAME and --teacher-weights FILE go together")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args

@@ -100,6 +100,15 @@ def test_one_cycle_rises_from_each_groups_lr_and_falls_to_nought():
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
+def test_one_cycle_ends_at_the_final_share_of_the_highest():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = one_cycle(optimizer, 50, warmup=0.2, final=0.3)
+    for _ in range(49):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.03)
+
+
 def test_short_schedules_work_or_are_refused():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     for total, warmup in ((1, 0.1), (2, 0.1), (3, 0.0), (5, 0.2), (10, 0.1)):
@@ -111,3 +120,5 @@ def test_short_schedules_work_or_are_refused():
         one_cycle(optimizer, 0)
     with pytest.raises(ValueError, match="warmup=1: expected a share of the steps"):
         one_cycle(optimizer, 10, warmup=1)
+    with pytest.raises(ValueError, match="final=2: expected a number from 0 to 1"):
+        one_cycle(optimizer, 10, final=2)
