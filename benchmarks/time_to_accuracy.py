@@ -22,17 +22,13 @@ import common
 import torch
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES, prepare
+from eva_utils.__main__ import RECIPES, muon, prepare
 
 TARGETS = (0.85, 0.887)
 
 
-def muon(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return an optimizer that needs fewer epochs than SGD, at more multiply-adds a step."""
-    return eva.Muon(eva.muon_groups(model, lr=lr, sgd_lr=4 * lr, weight_decay=0.01, sgd_weight_decay=5e-4))
-
-
 SHORT = {
+    "identity": False,
     "epochs": 20,
     "batch_size": 256,
     "lr": 0.05,

@@ -26,6 +26,7 @@ from eva_utils.models.blocks import (
     conv_relu_norm,
     depthwise_separable_conv,
     separable_relu_norm,
+    start_at_identity,
 )
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.predictions import Calibration, Predictions, predict
@@ -136,6 +137,7 @@ __all__ = [
     "save_run",
     "seed_everything",
     "separable_relu_norm",
+    "start_at_identity",
     "summary",
 ]
 

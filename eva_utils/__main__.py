@@ -4,7 +4,6 @@ import argparse
 import json
 import statistics
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,61 @@ from eva_utils.distributed import is_first, join, leave, torchrun_place
 from eva_utils.images import ImageSet, hold_out, load_images
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network
-from eva_utils.optimizers import decay_groups, one_cycle
+from eva_utils.models.blocks import start_at_identity
+from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.predictions import predict
 from eva_utils.records import FIGURES, save_run
 from eva_utils.runtime import best_device, describe_device, seed_everything
 from eva_utils.training import fit
-from eva_utils.transforms import crop_policy, eval_policy
+from eva_utils.transforms import course_policy, crop_policy, eval_policy
 
 
-def sgd_recipe(model: nn.Module, lr: float, momentum: float) -> torch.optim.Optimizer:
-    """Return the optimizer of notebooks 04 and 05."""
-    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=momentum, nesterov=True)
+def sgd(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return the optimizer of notebook 04."""
+    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=0.95, nesterov=True)
 
 
-# The recipes of the notebooks: epochs, batch size, highest lr, share of warm-up, average, optimizer and augmentation.
+def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return the optimizer of notebook 05."""
+    groups = muon_groups(model, lr=lr, sgd_lr=4 * lr, weight_decay=0.01, sgd_weight_decay=5e-4)
+    return Muon(groups, momentum=0.9)
+
+
+# The recipes of the notebooks: whether the convolutions start at the identity, epochs, batch size, highest lr, share of
+# warm-up, average, optimizer and augmentation.
 RECIPES = {
     "dilated_net": {
+        "identity": True,
         "epochs": 36,
         "batch_size": 128,
         "lr": 0.04,
         "warmup": 0.1,
         "average": 0.99,
-        "optimizer": partial(sgd_recipe, momentum=0.95),
+        "optimizer": sgd,
         "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
     "dilated_separable_net": {
-        "epochs": 180,
+        "identity": True,
+        "epochs": 110,
         "batch_size": 256,
-        "lr": 0.2,
+        "lr": 0.05,
         "warmup": 0.1,
-        "average": 0.0,
-        "optimizer": partial(sgd_recipe, momentum=0.9),
-        "policy": lambda: crop_policy(padding=4, dropout=0.5),
+        "average": 0.998,
+        "optimizer": muon,
+        "policy": lambda: crop_policy(padding=4, dropout=0.75),
     },
+} | {
+    name: {
+        "identity": False,
+        "epochs": 60,
+        "batch_size": 256,
+        "lr": 0.05,
+        "warmup": 0.1,
+        "average": 0.998,
+        "optimizer": muon,
+        "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
+    }
+    for name in ("small_residual_net", "residual_net")
 }
 
 
@@ -142,6 +163,8 @@ def prepare(
     epochs, batch_size = epochs or recipe["epochs"], batch_size or recipe["batch_size"]
     seed_everything(seed)
     model = build_network(network, num_classes=len(train_set.classes))
+    if recipe["identity"]:
+        start_at_identity(model)
     train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, seed=seed, **loading)
     optimizer = recipe["optimizer"](model, lr or recipe["lr"])
     return {

@@ -1,4 +1,4 @@
-"""Networks that are compared with the library's: peers' designs written anew, and candidates of our own.
+"""Networks that are compared with the library's: peers' designs written anew, and a teacher.
 
 Peers: ResNet-20 (He et al. 2016), DenseNet-BC-40 with k=12 (Huang et al. 2017), and a network of large depthwise
 kernels after the description of one with 97,530 parameters. All map (N, 3, 32, 32) to logits (N, num_classes).
@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu
 
@@ -119,32 +118,6 @@ def many_scales(num_classes: int = 10) -> nn.Sequential:
     )
 
 
-class Residual(nn.Module):
-    """Layers beside a shortcut: ``relu(x + body(x))``; the body's last layer is a normalisation or a gate."""
-
-    def __init__(self, *body: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*body)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        return F.relu(x + self.body(x))
-
-
-def pair(channels: int, dilation: int = 1, gated: bool = True) -> Residual:
-    """Return a residual block of two 3x3 convolutions."""
-    gate = [SqueezeExcitation(channels, channels // 4)] if gated else []
-    body = (conv_norm_relu(channels, channels), conv(channels, channels, dilation=dilation), nn.BatchNorm2d(channels))
-    return Residual(*body, *gate)
-
-
-def separable(channels: int, dilation: int = 1, gated: bool = True) -> Residual:
-    """Return a residual block of a depthwise 3x3 and a pointwise convolution."""
-    gate = [SqueezeExcitation(channels, channels // 4)] if gated else []
-    depthwise = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
-    return Residual(depthwise, conv(channels, channels, kernel_size=1), nn.BatchNorm2d(channels), *gate)
-
-
 def halving(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return two 3x3 convolutions, the first of them max pooled to half the size."""
     return nn.Sequential(
@@ -159,32 +132,9 @@ def teacher(num_classes: int = 10) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, num_classes))
 
 
-def candidate(
-    widths: tuple[int, int, int],
-    pairs: tuple[int, int, int],
-    separables: int,
-    num_classes: int = 10,
-    gated: bool = True,
-) -> nn.Sequential:
-    """Return residual stages at 32x32, 16x16 and 8x8, halved by strided convolutions of dilation 3."""
-    first, second, third = widths
-    layers: list[nn.Module] = [conv_norm_relu(3, first)]
-    layers += [pair(first, gated=gated) for _ in range(pairs[0])]
-    layers += [conv_norm_relu(first, second, stride=2, dilation=3)]
-    layers += [pair(second, dilation=2, gated=gated) for _ in range(pairs[1])]
-    layers += [conv_norm_relu(second, third, stride=2, dilation=3)]
-    layers += [pair(third, gated=gated) for _ in range(pairs[2])]
-    layers += [separable(third, dilation=1 + number % 2, gated=gated) for number in range(separables)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), conv(third, num_classes, kernel_size=1), nn.Flatten())
-
-
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "densenet40": densenet40,
     "many_scales": many_scales,
     "teacher": teacher,
-    "small": lambda num_classes=10: candidate((16, 32, 64), (1, 2, 0), 4, num_classes),
-    "small_half": lambda num_classes=10: candidate((16, 32, 64), (0, 3, 0), 2, num_classes),
-    "small_wide": lambda num_classes=10: candidate((16, 40, 64), (0, 2, 0), 2, num_classes, gated=False),
-    "large": lambda num_classes=10: candidate((24, 48, 80), (1, 2, 0), 5, num_classes),
 }

@@ -14,7 +14,6 @@ import json
 from pathlib import Path
 
 import albumentations as A
-import cv2
 import networks
 import torch
 import torch.nn.functional as F
@@ -40,15 +39,12 @@ def main() -> None:
     model = FACTORIES[args.network](num_classes=len(train_set.classes))
     set_dilation(model, args.strided_dilation)
     if args.identity:
-        start_at_identity(model)
+        eva.start_at_identity(model)
     optimizer = make_optimizer(model, args)
     mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
     loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
     if args.teacher:
-        teacher = FACTORIES[args.teacher](num_classes=len(train_set.classes))
-        teacher.load_state_dict(torch.load(args.teacher_weights, weights_only=True))
-        teacher = teacher.to(memory_format=torch.channels_last)
-        mixed = eva.Distillation(teacher, temperature=args.temperature)
+        mixed = eva.Distillation(load(args.teacher, len(train_set.classes)), temperature=args.temperature)
         loss_fn = mixed.loss
     history = eva.fit(  # returns early where the user interrupts
         model,
@@ -76,24 +72,26 @@ def main() -> None:
     print(f"{args.out.stem}: {history.test_acc[-1]:.2%} of {record['tested on']}")
 
 
+def load(path: Path, num_classes: int) -> nn.Module:
+    """Return the network that a record is of, with its weights."""
+    arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+    model = FACTORIES[arguments["network"]](num_classes=num_classes)
+    set_dilation(model, arguments["strided_dilation"])
+    model.load_state_dict(torch.load(path.with_suffix(".weights"), weights_only=True))
+    return model.to(memory_format=torch.channels_last)
+
+
 def policy(args: argparse.Namespace) -> A.Compose:
-    """Return flip, pad and crop, and what the arguments ask for besides, before the hole."""
-    crop = eva.crop_policy(padding=args.padding, dropout=args.dropout)
-    flip, pad, cropped, hole, *normalize = crop.transforms
-    shrink, rotate = 0.1 * args.strength, 10 * args.strength
-    affine = A.Affine(
-        scale=(1 - shrink, 1 + shrink),
-        rotate=(-rotate, rotate),
-        keep_ratio=True,
-        border_mode=cv2.BORDER_REFLECT_101,
-        p=args.affine,
-    )
-    colours = A.ColorJitter(args.jitter, args.jitter, args.jitter, hue=0, p=0.8)
+    """Return flip, crop, affine map, colours, grey and hole, as far as the arguments ask for them."""
+    reach = {"shift": 0.1 * args.strength, "scale": 0.1 * args.strength, "rotate": 10 * args.strength}
+    course = eva.course_policy(affine=args.affine, **reach)
+    flip, pad, crop, hole, *normalize = eva.crop_policy(padding=args.padding, dropout=args.dropout).transforms
     return A.Compose(
         [
-            *(flip, pad, cropped),
-            *([affine] if args.affine else []),
-            *([colours] if args.jitter else []),
+            flip,
+            *([pad, crop] if args.padding else []),
+            *([course.transforms[1]] if args.affine else []),
+            *([A.ColorJitter(args.jitter, args.jitter, args.jitter, hue=0, p=0.8)] if args.jitter else []),
             *([A.ToGray(p=args.grey)] if args.grey else []),
             *(hole, *normalize),
         ]
@@ -105,13 +103,6 @@ def set_dilation(model: nn.Module, dilation: int | None) -> None:
     for layer in model.modules():
         if dilation and isinstance(layer, nn.Conv2d) and layer.stride == (2, 2) and layer.kernel_size == (3, 3):
             layer.dilation = layer.padding = (dilation, dilation)
-
-
-def start_at_identity(model: nn.Module) -> None:
-    """Let each convolution but the first start as what hands its input on, plus its usual random weights."""
-    convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    for layer in convs[1:]:
-        layer.weight.data += nn.init.dirac_(torch.empty_like(layer.weight), groups=layer.groups)
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
@@ -140,25 +131,24 @@ def _arguments() -> argparse.Namespace:
     add("--weight-decay", type=float, default=3e-4)
     add("--warmup", type=float, default=0.1, help="share of the steps")
     add("--final", type=float, default=0.0, help="learning rate of the last step, as a share of the highest")
-    add("--padding", type=int, default=4, help="pixels that the crop may shift an image by")
+    add("--padding", type=int, default=4, help="pixels that the crop may shift an image by; 0: no crop")
     add("--dropout", type=float, default=0.1, help="share of the images with a hole")
-    add("--affine", type=float, default=0.0, help="share of the images that are scaled and rotated")
-    add("--strength", type=float, default=1.0, help="of that: times 10 percent and 10 degrees")
+    add("--affine", type=float, default=0.0, help="share of the images that are shifted, scaled and rotated")
+    add("--strength", type=float, default=1.0, help="of that: times a tenth of the size and 10 degrees")
     add("--jitter", type=float, default=0.0, help="of brightness, contrast and saturation, as a share of 1")
     add("--grey", type=float, default=0.0, help="share of the images without colour")
     add("--mixup", type=float, default=0.0, help="alpha of the shares that two images are mixed in")
     add("--label-smoothing", type=float, default=0.0)
     add("--identity", action="store_true", help="each convolution starts as what hands its input on, plus noise")
-    add("--teacher", choices=sorted(FACTORIES), help="a trained network to learn from in place of the labels")
-    add("--teacher-weights", type=Path, help="the file beside the record of the teacher's own run")
+    add("--teacher", type=Path, help="record of a network to learn from in place of the labels; its weights beside it")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")
     add("--seed", type=int, default=0)
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     args = parser.parse_args()
-    if bool(args.teacher) != bool(args.teacher_weights):
-        parser.error("--teacher NAME and --teacher-weights FILE go together")
+    if args.teacher and args.hold_out > json.loads(args.teacher.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
+        parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args

@@ -40,47 +40,44 @@ def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
         assert not silent, name
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--network", "small", "--affine", "0.5", "--jitter", "0.2", "--grey", "0.1", "--mixup", "0.2"],
-        ["--optimizer", "muon", "--teacher", "dilated_separable_net", "--strided-dilation", "2", "--hold-out", "0"],
-    ],
-    ids=["policy", "teacher"],
-)
-def test_a_probe_writes_its_record(tmp_path, monkeypatch, options):
+@pytest.fixture
+def probe(tmp_path, monkeypatch):
+    """Run a probe of one epoch on the built-in images in a process of its own."""
     monkeypatch.setenv("EVA_SMOKE", "1")
-    out = tmp_path / "probe.json"
-    command = [sys.executable, "-W", "ignore", str(EXPERIMENTS / "probe.py"), "--epochs", "1", "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--hold-out", "100", *options], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+
+    def run(*options):
+        command = [sys.executable, "-W", "ignore", str(EXPERIMENTS / "probe.py"), "--epochs", "1", *options]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    return run
+
+
+def test_a_probe_writes_its_record(probe, tmp_path):
+    policy = ["--affine", "0.5", "--jitter", "0.2", "--grey", "0.1", "--mixup", "0.2"]
+    done = probe("--network", "small_residual_net", *policy, "--hold-out", "100", "--out", "probe.json")
     assert done.returncode == 0, done.stderr
-    record = json.loads(out.read_text(encoding="utf-8"))
-    assert f"probe: {record['test_acc']:.2%} of {record['tested on']}" in done.stdout
-    assert record["arguments"]["network"] == ("small" if "small" in options else "dilated_net")
+    record = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
+    assert f"probe: {record['test_acc']:.2%} of 100 held-back images" in done.stdout
+    assert record["arguments"]["network"] == "small_residual_net"
     run = record["history"]["run"]
-    if "small" in options:
-        assert all(name in run["policy"] for name in ("Affine", "ColorJitter", "ToGray", "CoarseDropout"))
-        assert run["batch transform"].startswith("MixUp(alpha=0.2")
-    else:
-        assert run["batch transform"].startswith("Distillation(DilatedSeparableNet")
-        assert run["optimizer"].startswith("Muon")
-        assert record["tested on"].startswith("ImageSet")
+    assert all(name in run["policy"] for name in ("Affine", "ColorJitter", "ToGray", "CoarseDropout"))
+    assert run["batch transform"].startswith("MixUp(alpha=0.2")
 
 
-def test_a_teacher_that_saw_the_held_back_images_is_refused(tmp_path):
-    command = [
-        sys.executable,
-        str(EXPERIMENTS / "probe.py"),
-        "--teacher",
-        "dilated_net",
-        "--out",
-        str(tmp_path / "a.json"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "add --hold-out 0" in done.stderr
+def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
+    assert probe("--strided-dilation", "2", "--hold-out", "100", "--out", "teacher.json").returncode == 0
+    taught = ["--optimizer", "muon", "--identity", "--teacher", "teacher.json", "--out", "student.json"]
+    refused = probe(*taught, "--hold-out", "200")
+    assert refused.returncode == 2
+    assert "it was trained on images that are held back here" in refused.stderr
+    for hold_out in ("0", "100"):
+        done = probe(*taught, "--hold-out", hold_out, "--seed", hold_out, "--out", f"student_{hold_out}.json")
+        assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "student_0.json").read_text(encoding="utf-8"))
+    assert record["tested on"].startswith("ImageSet")
+    run = record["history"]["run"]
+    assert run["batch transform"].startswith("Distillation(DilatedNet")
+    assert run["optimizer"].startswith("Muon")
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

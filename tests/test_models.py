@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -6,17 +7,30 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eva_utils.models import NETWORKS, build_network, load_pretrained
-from eva_utils.models.blocks import conv, separable_relu_norm
+from eva_utils.models.blocks import Residual, conv, separable_relu_norm, start_at_identity
 from eva_utils.models.dilated_net import DilatedNet
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = sorted((ROOT / "eva_utils" / "weights").glob("*.pt"))
-MULTIPLY_ADDS = {"dilated_net": 11.2e6, "dilated_separable_net": 18.6e6}
-RECEPTIVE_FIELD = {"dilated_net": 115, "dilated_separable_net": 71}  # as the files say, before the pooling
+# as the files say; the receptive field before the pooling
+PARAMETERS = {
+    "dilated_net": 98_180,
+    "dilated_separable_net": 175_696,
+    "small_residual_net": 95_092,
+    "residual_net": 197_244,
+}
+MULTIPLY_ADDS = {
+    "dilated_net": 11.2e6,
+    "dilated_separable_net": 18.6e6,
+    "small_residual_net": 18.2e6,
+    "residual_net": 27.9e6,
+}
+RECEPTIVE_FIELD = {"dilated_net": 115, "dilated_separable_net": 71, "small_residual_net": 69, "residual_net": 113}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_multiply_adds(name):
+def test_parameters_and_multiply_adds(name):
+    assert sum(p.numel() for p in build_network(name).parameters()) == PARAMETERS[name]
     with FlopCounterMode(display=False) as counter:
         build_network(name).eval()(torch.zeros(1, 3, 32, 32))
     assert counter.get_total_flops() / 2 == pytest.approx(MULTIPLY_ADDS[name], rel=0.005)
@@ -28,6 +42,9 @@ def test_receptive_field(name):
     layers = build_network(name).eval().layers
     end = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d))
     features = layers[:end].requires_grad_(False).double()
+    for block in features.modules():
+        if isinstance(block, Residual):
+            block.body[3] = nn.Identity()  # the gate, which sees the whole map
     for parameter in features.parameters():
         parameter.fill_(0.1)  # positive, so that nothing cancels
     image = torch.rand(1, 3, 256, 256, dtype=torch.float64, requires_grad=True)
@@ -44,6 +61,35 @@ def test_one_image_in_logits_out_and_every_parameter_learns(name):
     model(torch.randn(4, 3, 32, 32)).logsumexp(1).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     assert build_network(name, num_classes=7).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_a_network_that_starts_at_the_identity_hands_its_input_on():
+    layers = nn.Sequential(
+        conv(3, 3),
+        *(conv(3, 5), conv(5, 5, kernel_size=1), conv(5, 4, stride=2, dilation=2)),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    )
+    for parameter in layers.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.dirac_(layers[0].weight)
+    start_at_identity(layers)
+    images = torch.rand(2, 3, 8, 8)
+    seen = layers(images)
+    assert torch.equal(seen[:, :3], images[:, :, ::2, ::2])
+    assert not seen[:, 3].any()
+    before = build_network("dilated_net").requires_grad_(False)
+    after = copy.deepcopy(before)
+    start_at_identity(after)
+    added = [
+        (b.weight - a.weight)
+        for a, b in zip(before.modules(), after.modules(), strict=True)
+        if isinstance(a, nn.Conv2d)
+    ]
+    assert not added[0].any()
+    assert all(
+        difference.abs().sum().round() == min(difference.shape[:2]) or difference.shape[1] == 1
+        for difference in added[1:]
+    )
 
 
 def test_unknown_names_are_refused():

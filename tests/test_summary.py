@@ -5,14 +5,14 @@ import torch
 import torchvision
 from torch import nn
 
-from eva_utils.models import NETWORKS, build_network
+from eva_utils.models import build_network
 from eva_utils.receptive_field import receptive_field as compute
 from eva_utils.summary import summary
 
 TABLES = Path(__file__).parent / "tables"  # as the networks were published with
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["dilated_net", "dilated_separable_net"])
 def test_the_table_is_the_published_one_character_for_character(name, capsys):
     returned = summary(build_network(name))
     assert returned == (TABLES / f"{name}.txt").read_text()

@@ -10,10 +10,13 @@ from torch import nn
 from eva_utils.checks import whole_number
 from eva_utils.models.dilated_net import DilatedNet
 from eva_utils.models.dilated_separable_net import DilatedSeparableNet
+from eva_utils.models.residual_net import residual_net, small_residual_net
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dilated_net": DilatedNet,
     "dilated_separable_net": DilatedSeparableNet,
+    "small_residual_net": small_residual_net,
+    "residual_net": residual_net,
 }
 
 
