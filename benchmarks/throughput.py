@@ -1,8 +1,8 @@
-"""Training images per second of both networks: the usual loop against fit, with the ordinary and the fast loader.
+"""Training images per second of the networks: the usual loop against fit, with the ordinary and the fast loader.
 
     python benchmarks/throughput.py --out benchmarks/records/throughput_cpu.json
 
-All train the same network with the same policy, batch size and optimizer in one process, in turns. Two floors are
+All train the same network with the same policy, batch size and SGD in one process, in turns. Two floors are
 stated beside: the speed if a step were its multiply-adds alone, at the rate of a large matrix product, and if it were
 the bytes alone that its layers, one by one, read and write, at the rate of a large copy. Fused layers and caches
 move fewer.
@@ -19,13 +19,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES
+from eva_utils.__main__ import RECIPES, sgd
 
 USUAL = "usual loop, float32"
 
 
 def main() -> None:
-    """Measure both networks and print a table of each."""
+    """Measure the networks and print a table of each."""
     parser = common.parser(__doc__)
     parser.add_argument("--count", type=int, default=6400, help="images a round; default: %(default)s")
     args = parser.parse_args()
@@ -67,7 +67,7 @@ def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> d
     batch_size, policy = recipe["batch_size"], recipe["policy"]()
     usual_model = eva.build_network(network).to(device)
     usual_loader = common.usual_loader(train_set, policy, batch_size=batch_size)
-    usual_optimizer = recipe["optimizer"](usual_model, recipe["lr"])
+    usual_optimizer = sgd(usual_model, lr=0.04)
 
     def usual() -> float:
         start = time.perf_counter()
@@ -94,8 +94,8 @@ def _channels_first(train: Callable[[], float]) -> float:
 def _fit(
     network: str, loader: object, test_loader: object, device: torch.device, precision: str
 ) -> Callable[[], float]:
-    model, recipe = eva.build_network(network), RECIPES[network]
-    optimizer = recipe["optimizer"](model, recipe["lr"])
+    model = eva.build_network(network)
+    optimizer = sgd(model, lr=0.04)
 
     def train() -> float:
         settings = {"optimizer": optimizer, "device": device, "precision": precision, "verbose": False}
