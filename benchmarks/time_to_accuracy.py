@@ -33,6 +33,7 @@ SHORT = {
     "batch_size": 256,
     "lr": 0.05,
     "warmup": 0.1,
+    "final": 0.0,
     "average": 0.0,
     "optimizer": muon,
     "policy": lambda: eva.crop_policy(padding=4, dropout=0.1),

@@ -35,7 +35,7 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 # The recipes of the notebooks: whether the convolutions start at the identity, epochs, batch size, highest lr, share of
-# warm-up, average, optimizer and augmentation.
+# warm-up, lr of the last step as a share of the highest, average, optimizer and augmentation.
 RECIPES = {
     "dilated_net": {
         "identity": True,
@@ -43,7 +43,8 @@ RECIPES = {
         "batch_size": 128,
         "lr": 0.04,
         "warmup": 0.1,
-        "average": 0.99,
+        "final": 0.2,
+        "average": 0.999,
         "optimizer": sgd,
         "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
@@ -53,6 +54,7 @@ RECIPES = {
         "batch_size": 256,
         "lr": 0.05,
         "warmup": 0.1,
+        "final": 0.0,
         "average": 0.998,
         "optimizer": muon,
         "policy": lambda: crop_policy(padding=4, dropout=0.75),
@@ -64,6 +66,7 @@ RECIPES = {
         "batch_size": 256,
         "lr": 0.05,
         "warmup": 0.1,
+        "final": 0.0,
         "average": 0.998,
         "optimizer": muon,
         "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
@@ -174,7 +177,7 @@ def prepare(
         "epochs": epochs,
         "average": recipe["average"],
         "optimizer": optimizer,
-        "scheduler": one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"]),
+        "scheduler": one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"], final=recipe["final"]),
     }
 
 

@@ -151,7 +151,8 @@ def test_the_shell_trains_by_the_notebooks_recipe(name, network):
     assert f'epochs = {{"full": {recipe["epochs"]}, ' in text
     assert f'batch_size = {{"full": {recipe["batch_size"]}, ' in text
     assert f"\nlr = {recipe['lr']}\n" in text
-    assert f"warmup={recipe['warmup']})" in text
+    final = f", final={recipe['final']}" if recipe["final"] else ""
+    assert f"warmup={recipe['warmup']}{final})" in text
     assert ("eva.start_at_identity(model)" in text) == recipe["identity"]
     assert re.findall(r"average=([\d.]+)", text) == ([str(recipe["average"])] if recipe["average"] else [])
     names = {"eva": eva, "torch": torch, "lr": recipe["lr"], "model": eva.build_network(network)}
