@@ -40,8 +40,6 @@ def main() -> None:
     set_dilation(model, args.strided_dilation)
     if args.identity:
         eva.start_at_identity(model)
-    if args.compile:
-        model.compile(dynamic=False)  # one kernel for each size of a batch
     optimizer = make_optimizer(model, args)
     mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
     loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
@@ -145,7 +143,6 @@ def _arguments() -> argparse.Namespace:
     add("--teacher", type=Path, help="record of a network to learn from in place of the labels; its weights beside it")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")
-    add("--compile", action="store_true", help="torch.compile: minutes at first, then quicker; needs a C++ compiler")
     add("--seed", type=int, default=0)
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
