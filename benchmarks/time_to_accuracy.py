@@ -5,8 +5,9 @@
 
 Each run is a process of its own, which counts from before its imports to the end of the first epoch whose test
 accuracy reaches the target. Both loops train the same network by the same recipe: that of its notebook, which reaches
-the highest accuracy (the usual loop keeps no average of weights), or a short one that is made to reach 85% soon. With
---record the times are read from the record of a finished run instead, and count from the start of its first epoch.
+the highest accuracy, or a short one that is made to reach 85% soon. The usual loop keeps no average of weights, on
+which a notebook's recipe may rest. With --record the times are read from the record of a finished run instead, and
+count from the start of its first epoch.
 """
 
 import time

@@ -34,8 +34,19 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     return Muon(groups, momentum=0.9)
 
 
-# The recipes of the notebooks: whether the convolutions start at the identity, epochs, batch size, highest lr, share of
-# warm-up, lr of the last step as a share of the highest, average, optimizer and augmentation.
+# Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
+# as a share of the highest, average, optimizer and augmentation; those of the published networks are their notebooks'.
+OWN = {
+    "identity": False,
+    "epochs": 60,
+    "batch_size": 256,
+    "lr": 0.05,
+    "warmup": 0.1,
+    "final": 0.0,
+    "average": 0.998,
+    "optimizer": muon,
+    "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
+}
 RECIPES = {
     "dilated_net": {
         "identity": True,
@@ -59,19 +70,8 @@ RECIPES = {
         "optimizer": muon,
         "policy": lambda: crop_policy(padding=4, dropout=0.75),
     },
-} | {
-    name: {
-        "identity": False,
-        "epochs": 60,
-        "batch_size": 256,
-        "lr": 0.05,
-        "warmup": 0.1,
-        "final": 0.0,
-        "average": 0.998,
-        "optimizer": muon,
-        "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
-    }
-    for name in ("small_residual_net", "residual_net")
+    "small_residual_net": OWN,
+    "residual_net": OWN,
 }
 
 
@@ -118,7 +118,7 @@ def train_seeds(args: argparse.Namespace, number: int, count: int) -> None:
 
 
 def train(args: argparse.Namespace, seed: int, out: Path, shard: tuple[int, int] = (0, 1)) -> None:
-    """Train a network with its notebook's recipe and write record, weights and figures."""
+    """Train a network by its recipe and write record, weights and figures."""
     train_set, test_set = load_images(args.images)
     if args.hold_out:
         train_set, test_set = hold_out(train_set, args.hold_out)
@@ -157,7 +157,7 @@ def prepare(
     recipe: dict[str, Any] | None = None,
     **loading: Any,
 ) -> dict[str, Any]:
-    """Return the arguments of :func:`fit` for a new network and a recipe, its notebook's by default.
+    """Return the arguments of :func:`fit` for a new network and a recipe, the network's in :data:`RECIPES` by default.
 
     ``epochs``, ``batch_size`` and ``lr`` are the recipe's where None; ``loading`` goes to :func:`make_loader`.
     Global generators are seeded.
@@ -191,15 +191,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "train",
         help="train a network; write its record, weights and figures",
-        description="Train a network with its notebook's recipe. A run that was cut goes on when started again.",
+        description="Train a network by its recipe. A run that was cut goes on when started again.",
     )
     command.add_argument("--network", choices=NETWORKS, default="dilated_net", help="default: %(default)s")
     command.add_argument(
         "--images", metavar="SOURCE", help='"cifar10", "shapes" or a folder; default: $EVA_DATA, else cifar10'
     )
-    command.add_argument("--epochs", type=_positive(int), help="default: the notebook's")
-    command.add_argument("--batch-size", type=_positive(int), help="default: the notebook's")
-    command.add_argument("--lr", type=_positive(float), help="highest learning rate; default: the notebook's")
+    command.add_argument("--epochs", type=_positive(int), help="default: the recipe's")
+    command.add_argument("--batch-size", type=_positive(int), help="default: the recipe's")
+    command.add_argument("--lr", type=_positive(float), help="highest learning rate; default: the recipe's")
     command.add_argument(
         "--seeds",
         "--seed",

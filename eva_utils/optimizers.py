@@ -113,7 +113,7 @@ def one_cycle(
 
     The learning rate rises from 1/25 of the highest over the first ``warmup`` of the steps and falls to ``final`` of
     the highest, or about 0, at the last (Smith & Topin 2018); the momentum stays. Step it after every batch.
-    Raises ValueError for no steps, a warm-up that is no share of them, or a final share that is none.
+    Raises ValueError for no steps, a warm-up that is no share of them, or a ``final`` outside 0 to 1.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps}: expected 1 or more, the number of batches in all epochs")

@@ -62,7 +62,9 @@ def _function(function: Callable[..., Any]) -> str:
 def _network(model: nn.Module) -> str:
     """Return class and size, and a checksum of the layers, which tells others of that class and size apart."""
     layers = zlib.crc32(f"{_words(model)} {[p.requires_grad for p in model.parameters()]}".encode())
-    return f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, layers {layers:08x}"
+    start = ", started at the identity" if getattr(model, "started_at_identity", False) else ""
+    size = sum(p.numel() for p in model.parameters())
+    return f"{type(model).__name__}, {size:,} parameters, layers {layers:08x}{start}"
 
 
 def _images(loader: DataLoader | DeviceLoader) -> str:

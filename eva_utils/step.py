@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from eva_utils.averaging import MovingAverage
 from eva_utils.checks import instance
 from eva_utils.distributed import weight_of
 from eva_utils.loaders import DeviceLoader
@@ -25,7 +25,7 @@ def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
 
 def train_step(
     model: nn.Module,
-    averaged: AveragedModel | None,
+    averaged: MovingAverage | None,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
@@ -58,27 +58,11 @@ def train_step(
     scaler.step(optimizer)
     scaler.update()
     if averaged is not None:
-        averaged.update_parameters(getattr(model, "module", model))
+        averaged.update(getattr(model, "module", model))
     if scheduler is not None:
         scheduler.step()
     likeliest = targets if targets.ndim == 1 else targets.argmax(dim=1)
     return loss.detach(), (logits.argmax(dim=1) == likeliest).sum(), lr
-
-
-def moving_average(model: nn.Module, average: float) -> AveragedModel:
-    """Return torch's exponential moving average of the model's weights and buffers, which soon forgets its start.
-
-    It keeps ``average`` of itself at each update, but after n updates no more than n / (n + 9): the weights before the
-    first steps would weigh for epochs otherwise.
-    """
-    averaged = AveragedModel(model, use_buffers=True)
-
-    def update(averages: list[Tensor], weights: list[Tensor], _: Tensor) -> None:
-        count = int(averaged.n_averaged)  # which is on the CPU, so that no device is waited for
-        get_ema_multi_avg_fn(min(average, count / (count + 9)))(averages, weights, _)
-
-    averaged.multi_avg_fn = update
-    return averaged
 
 
 def check_parts(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eva_utils.averaging import MovingAverage
 from eva_utils.checkpoint import checkpoint_path
 from eva_utils.checks import real_number, whole_number
 from eva_utils.distributed import first_seed, is_first, joined, sum_over_processes
@@ -27,7 +28,7 @@ from eva_utils.runtime import (
     device_of,
     prepare_determinism,
 )
-from eva_utils.step import Loader, check_parts, check_schedule, loss_scaler, moving_average, train_step
+from eva_utils.step import Loader, check_parts, check_schedule, loss_scaler, train_step
 
 
 def fit(
@@ -60,7 +61,8 @@ def fit(
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
     printed says which. The model stays on the device, in channels-last layout.
     With ``average``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
-    step, and less in the first ones; it is what is tested, and what the model holds in the end.
+    step (less at first: :class:`eva_utils.averaging.MovingAverage`); it is what is tested, and what the model holds in
+    the end.
 
     With ``checkpoint`` everything is saved there after each epoch and every ``save_minutes``, and the same call goes on
     from it, to the same bits: a finished run returns its history at once. Another network, recipe, seed or set of
@@ -91,7 +93,7 @@ def fit(
         parts["scheduler"] = scheduler
     averaged = None
     if average:
-        parts["averaged"] = averaged = moving_average(model, average)
+        parts["averaged"] = averaged = MovingAverage(model, average)
     run = describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn, batch_transform, first_seed(device))
     run["optimizer"] += f", weights averaged with {average}" if average else ""
     run["precision"] = precision + ", deterministic" * deterministic

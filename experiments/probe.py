@@ -1,7 +1,7 @@
 """Train a network once with a recipe given by arguments, and print what it reached on held-back training images.
 
     python experiments/probe.py --network dilated_net --epochs 36 --weight-decay 1e-4 --out experiments/records/a.json
-    python experiments/probe.py --network small --epochs 100 --affine 0.5 --hold-out 0 --seed 1 --out small_1.json
+    python experiments/probe.py --network residual_net --affine 0.5 --hold-out 0 --seed 1 --out residual_net_1.json
 
 The test images take no part: 5,000 training images, as many of each class, are held back and tested on, unless
 --hold-out 0 asks for the final run, which trains on all and tests on the test images. A run that was cut goes on when
@@ -61,13 +61,13 @@ def main() -> None:
     if len(history) < args.epochs:
         return
     record = {
-        "arguments": {name: value for name, value in vars(args).items() if name != "out"},
+        "arguments": vars(args) | {"out": args.out.name, "teacher": args.teacher and args.teacher.name},
         "parameters": sum(p.numel() for p in model.parameters()),
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
         "test_acc": history.test_acc[-1],
     }
-    args.out.write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
+    args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
     torch.save(model.state_dict(), args.out.with_suffix(".weights"))
     print(f"{args.out.stem}: {history.test_acc[-1]:.2%} of {record['tested on']}")
 
@@ -76,7 +76,7 @@ def load(path: Path, num_classes: int) -> nn.Module:
     """Return the network that a record is of, with its weights."""
     arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
     model = FACTORIES[arguments["network"]](num_classes=num_classes)
-    set_dilation(model, arguments["strided_dilation"])
+    set_dilation(model, arguments.get("strided_dilation"))
     model.load_state_dict(torch.load(path.with_suffix(".weights"), weights_only=True))
     return model.to(memory_format=torch.channels_last)
 
@@ -92,8 +92,9 @@ def policy(args: argparse.Namespace) -> A.Compose:
             *([pad, crop] if args.padding else []),
             *([course.transforms[1]] if args.affine else []),
             *([A.ColorJitter(args.jitter, args.jitter, args.jitter, hue=0, p=0.8)] if args.jitter else []),
+            hole,
             *([A.ToGray(p=args.grey)] if args.grey else []),
-            *(hole, *normalize),
+            *normalize,
         ]
     )
 
@@ -147,8 +148,11 @@ def _arguments() -> argparse.Namespace:
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     args = parser.parse_args()
-    if args.teacher and args.hold_out > json.loads(args.teacher.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
-        parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
+    if args.teacher:
+        if not args.teacher.with_suffix(".weights").exists():
+            parser.error(f"--teacher {args.teacher}: expected the record of a probe, with its weights beside it")
+        if args.hold_out > json.loads(args.teacher.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
+            parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from eva_utils.__main__ import RECIPES
 from eva_utils.assignment import check_assignment
 from eva_utils.models import build_network
 from eva_utils.transforms import CIFAR10_MEAN, course_policy, crop_policy
@@ -277,6 +278,11 @@ def test_what_cannot_be_judged_stays_open_and_says_why():
     assert (before.found, before.passed) == ("cannot tell", None)
     assert "roll" in before.where
     assert check.passed is not True
+
+
+@pytest.mark.parametrize(("name", "tier"), [("small_residual_net", "bonus"), ("residual_net", "standard")])
+def test_our_own_networks_and_their_policy_meet_every_clause(name, tier):
+    assert broken(build_network(name), tier, 0.9, RECIPES[name]["policy"]()) == []
 
 
 def test_the_series_networks():

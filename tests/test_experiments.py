@@ -65,18 +65,24 @@ def test_a_probe_writes_its_record(probe, tmp_path):
 
 
 def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
-    assert probe("--strided-dilation", "2", "--hold-out", "100", "--out", "teacher.json").returncode == 0
-    taught = ["--optimizer", "muon", "--identity", "--teacher", "teacher.json", "--out", "student.json"]
-    refused = probe(*taught, "--hold-out", "200")
-    assert refused.returncode == 2
-    assert "it was trained on images that are held back here" in refused.stderr
+    teacher = ["--network", "resnet20", "--average", "0"]
+    assert probe(*teacher, "--hold-out", "100", "--out", "teacher.json").returncode == 0
+    taught = ["--optimizer", "muon", "--identity", "--teacher", "teacher.json"]
+    for refused, reason in (
+        ([*taught, "--hold-out", "200", "--out", "a.json"], "it was trained on images that are held back here"),
+        (["--teacher", "nowhere.json", "--out", "a.json"], "expected the record of a probe, with its weights"),
+    ):
+        done = probe(*refused)
+        assert done.returncode == 2
+        assert reason in done.stderr
     for hold_out in ("0", "100"):
-        done = probe(*taught, "--hold-out", hold_out, "--seed", hold_out, "--out", f"student_{hold_out}.json")
+        done = probe(*taught, "--hold-out", hold_out, "--out", f"student_{hold_out}.json")
         assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "student_0.json").read_text(encoding="utf-8"))
     assert record["tested on"].startswith("ImageSet")
     run = record["history"]["run"]
-    assert run["batch transform"].startswith("Distillation(DilatedNet")
+    assert run["batch transform"].startswith("Distillation(Sequential")
+    assert run["network"].endswith("started at the identity")
     assert run["optimizer"].startswith("Muon")
 
 

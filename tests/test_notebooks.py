@@ -176,4 +176,9 @@ def test_the_stored_outputs_are_those_of_the_record(run, name, network):
     (printed,) = train.outputs
     history = eva.History.from_lists(record["history"])
     assert printed.text.splitlines()[2:] == [history.line(epoch) for epoch in range(len(history))]
-    assert record["settings"].items() >= {k: RECIPES[network][k] for k in ("epochs", "batch_size", "lr")}.items()
+    recipe = RECIPES[network]
+    assert record["settings"].items() >= {k: recipe[k] for k in ("epochs", "batch_size", "lr")}.items()
+    words = record["history"]["run"]["optimizer"]
+    assert f"weights averaged with {recipe['average']}" in words
+    lowest = float(re.findall(r"'min_lr': ([\d.e-]+)", words)[0])
+    assert lowest == pytest.approx(recipe["final"] * recipe["lr"], abs=1e-5)

@@ -490,10 +490,12 @@ def test_the_networks_of_the_series_see_what_the_gradient_says(name):
     model = build_network(name)
     pools = [isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) for layer in model.layers]
     last = f"layers.{pools.index(True) - 1}"
-    for block in model.modules():
-        if isinstance(block, Residual):
-            block.body[3] = nn.Identity()  # the gate, which lets all pixels in
-    assert measure_receptive_field(model, (3, 240, 240), last) == receptive_field(model).before_pooling
+    result = receptive_field(model)
+    gates = [block for block in model.modules() if isinstance(block, Residual)]
+    assert len(result.global_paths) == len(gates)
+    for block in gates:  # they let all pixels in
+        block.body[3] = nn.Identity()
+    assert measure_receptive_field(model, (3, 240, 240), last) == result.before_pooling
 
 
 @pytest.mark.parametrize(

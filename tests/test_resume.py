@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from eva_utils.checkpoint import load_checkpoint, on_drive, previous_checkpoint, save_checkpoint
 from eva_utils.loaders import make_loader
 from eva_utils.models import build_network
-from eva_utils.models.blocks import conv_relu_norm
+from eva_utils.models.blocks import conv_relu_norm, start_at_identity
 from eva_utils.optimizers import one_cycle
 from eva_utils.runtime import seed_everything
 from eva_utils.training import evaluate, fit
@@ -359,6 +359,7 @@ def test_what_cannot_be_seen_in_names_and_sizes_makes_another_run_too(tmp_path, 
     for changed, arguments in (
         ("network", {"model": net(2)}),
         ("network", {"model": partly_frozen(net())}),
+        ("network", {"model": at_identity(net())}),
         ("images", {"images": others}),
         ("test images", {"tests": dataclasses.replace(shapes, labels=shapes.labels[::-1].copy())}),
         ("test policy", {"test_std": (1.0, 1.0, 1.0)}),
@@ -373,6 +374,11 @@ def test_what_cannot_be_seen_in_names_and_sizes_makes_another_run_too(tmp_path, 
 
 def partly_frozen(model):
     next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def at_identity(model):
+    start_at_identity(model)
     return model
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from eva_utils.averaging import MovingAverage
 from eva_utils.history import HEADER
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.optimizers import Muon, muon_groups, one_cycle
 from eva_utils.predictions import predict
 from eva_utils.runtime import best_precision, seed_everything
-from eva_utils.step import moving_average
 from eva_utils.training import evaluate, fit
 from eva_utils.transforms import course_policy, eval_policy
 
@@ -175,10 +175,10 @@ def test_averaged_weights_are_tested_and_left_in_the_model(loaders):
     model = build_network("dilated_net")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.04)
     optimizer.register_step_post_hook(lambda *_: after_steps.append(model.layers[0][0].weight.detach().clone()))
-    history = fit(model, *loaders, epochs=2, optimizer=optimizer, average=0.7, verbose=False, device="cpu")
+    history = fit(model, *loaders, epochs=2, optimizer=optimizer, average=0.2, verbose=False, device="cpu")
     expected = after_steps[0]
     for count, weight in enumerate(after_steps[1:], start=1):
-        kept = min(0.7, count / (count + 9))
+        kept = min(0.2, count / (count + 9))
         expected = kept * expected + (1 - kept) * weight
     assert torch.allclose(model.layers[0][0].weight, expected, atol=1e-6)
     assert not torch.allclose(expected, after_steps[-1], atol=1e-4)
@@ -187,12 +187,14 @@ def test_averaged_weights_are_tested_and_left_in_the_model(loaders):
 
 
 def test_a_long_average_forgets_the_weights_before_the_first_steps():
-    layer = nn.Linear(1, 1, bias=False)
-    averaged = moving_average(layer, 0.999)
+    layer = nn.BatchNorm1d(1)
+    averaged = MovingAverage(layer, 0.999)
     for count in range(200):
-        layer.weight.data.fill_(0.0 if count < 10 else 1.0)
-        averaged.update_parameters(layer)
-    assert averaged.module.weight.item() > 0.99  # 0.17 if it kept 0.999 of itself from the start
+        layer.running_mean.fill_(0.0 if count < 10 else 1.0)
+        layer.num_batches_tracked += 1
+        averaged.update(layer)
+    assert averaged.module.running_mean.item() > 0.99  # 0.17 if it kept 0.999 of itself from the start
+    assert averaged.module.num_batches_tracked == 200
 
 
 def test_a_finished_run_gives_the_averaged_weights_again(loaders, tmp_path):

@@ -34,12 +34,13 @@ def build_network(name: str, *, num_classes: int = 10, **options: Any) -> nn.Mod
 def load_pretrained(name: str) -> nn.Module:
     """Return a network of :data:`NETWORKS` in eval mode, on the CPU, with its shipped weights.
 
-    The weights were trained by the notebook of that network; ``results/<name>.json`` is the record.
+    ``results/<name>.json`` is the record of the run that trained them.
     Raises ValueError for an unknown name and FileNotFoundError for a network that has not been trained yet.
     """
     model = build_network(name)
     with resources.as_file(resources.files("eva_utils") / "weights" / f"{name}.pt") as path:
         if not path.is_file():
-            raise FileNotFoundError(f"no weights of {name!r} are shipped yet: train it with its notebook")
+            way = f"python -m eva_utils train --network {name}"
+            raise FileNotFoundError(f"no weights of {name!r} are shipped yet; to train it: {way}")
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.eval()

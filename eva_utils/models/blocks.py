@@ -1,7 +1,7 @@
 """The named blocks that the networks are built from.
 
-Every convolution is followed by a batch normalisation, directly or behind a ReLU, and has no bias
-unless a table says otherwise. ``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size
+Every convolution but the gates' is followed by a batch normalisation, directly or behind a ReLU, and has no
+bias unless a table says otherwise. ``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size
 stays at stride 1 and an even size is halved at stride 2. Blocks map (N, in_channels, H, W) to
 (N, out_channels, H', W'). ``norm(channels)`` makes the normalisation of that many channels.
 """
@@ -35,10 +35,14 @@ def start_at_identity(model: nn.Module) -> None:
     """Let every convolution but the first start as one that hands its input on, with its random weights added.
 
     A one is added to the weight that joins each output channel to the input channel of the same number, in the middle
-    of the kernel, as far as there are both (the Dirac initialisation of Zagoruyko & Komodakis 2017). A deep network
-    without shortcuts so begins with what it sees, slightly stirred, instead of a random mixture of mixtures. Call it on
-    a new network, once.
+    of the kernel, as far as there are both (``torch.nn.init.dirac_``; after the Dirac parametrisation of Zagoruyko &
+    Komodakis 2017). Each layer of a deep network without shortcuts so begins with its input, stirred, where random
+    weights alone would mix what the layer before has mixed. Raises ValueError for a network that was started so before;
+    a checkpoint tells one from the other.
     """
+    if getattr(model, "started_at_identity", False):
+        raise ValueError("start_at_identity was called on this network before: build it anew")
+    model.started_at_identity = True
     convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     with torch.no_grad():
         for layer in convs[1:]:
@@ -135,10 +139,7 @@ def residual_convs(channels: int, *, dilation: int = 1) -> Residual:
 
 
 def residual_separable(channels: int) -> Residual:
-    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution and a gate.
-
-    The depthwise one is not dilated: on a CPU that takes three times as long, where other convolutions cost the same.
-    """
+    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution and a gate."""
     return Residual(
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
         conv(channels, channels, kernel_size=1),

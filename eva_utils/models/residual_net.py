@@ -2,7 +2,7 @@
 
 One has under 100,000 parameters (95,092; 18.2 million multiply-adds; receptive field 69 before the pooling), the
 other under 200,000 (197,244; 27.9 million; 113). The widths are those of ResNet-20 (He et al. 2016): 16, 32 and
-64 channels at 32x32, 16x16 and 8x8. Below 32x32 one convolution of each block is dilated by 2.
+64 channels at 32x32, 16x16 and 8x8. Below 32x32 the second convolution of each block of two is dilated by 2.
 """
 
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from eva_utils.models.blocks import conv, conv_norm_relu, residual_convs, residu
 class ResidualNet(nn.Module):
     """Classify 32x32 colour images; (N, 3, 32, 32) float in, (N, num_classes) logits out.
 
-    ``blocks`` are the residual blocks of two convolutions at 32x32, 16x16 and 8x8, ``separables`` the depthwise
-    separable ones that follow.
+    ``blocks`` are the numbers of residual blocks of two convolutions at 32x32, 16x16 and 8x8, ``separables`` that of
+    the depthwise separable ones that follow.
     """
 
     def __init__(self, num_classes: int = 10, *, blocks: tuple[int, int, int], separables: int) -> None:
