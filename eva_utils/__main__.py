@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from eva_utils.training import fit
 from eva_utils.transforms import course_policy, crop_policy, eval_policy
 
 
-def sgd(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of notebook 04."""
-    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=0.95, nesterov=True)
+def sgd(model: nn.Module, lr: float, momentum: float = 0.95) -> torch.optim.Optimizer:
+    """Return the optimizer of notebooks 04 and 05."""
+    return torch.optim.SGD(decay_groups(model, 3e-4), lr=lr, momentum=momentum, nesterov=True)
 
 
 def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of notebook 05."""
+    """Return the optimizer of our own networks."""
     groups = muon_groups(model, lr=lr, sgd_lr=4 * lr, weight_decay=0.01, sgd_weight_decay=5e-4)
     return Muon(groups, momentum=0.9)
 
@@ -60,15 +61,15 @@ RECIPES = {
         "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
     "dilated_separable_net": {
-        "identity": True,
-        "epochs": 110,
+        "identity": False,
+        "epochs": 180,
         "batch_size": 256,
-        "lr": 0.05,
+        "lr": 0.2,
         "warmup": 0.1,
         "final": 0.0,
-        "average": 0.998,
-        "optimizer": muon,
-        "policy": lambda: crop_policy(padding=4, dropout=0.75),
+        "average": 0.0,
+        "optimizer": partial(sgd, momentum=0.9),
+        "policy": lambda: crop_policy(padding=4, dropout=0.5),
     },
     "small_residual_net": OWN,
     "residual_net": OWN,
