@@ -85,7 +85,7 @@ ROOMS = (
     *("checks", "distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes"),
     *("folders", "images", "transforms", "batched", "loaders", "recipe"),
     *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
-    *("distillation", "assignment", "plots", "resume", "step", "lr_range", "training"),
+    *("distillation", "assignment", "plots", "resume", "averaging", "step", "lr_range", "training"),
     *("records", "__init__", "__main__"),
 )
 
