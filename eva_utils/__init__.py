@@ -58,6 +58,7 @@ from eva_utils.transforms import (
 
 if TYPE_CHECKING:
     from eva_utils.plots import (
+        plot_accuracy_over_parameters,
         plot_augmentations,
         plot_calibration,
         plot_confusion,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         plot_mistakes,
         plot_receptive_field,
         plot_samples,
+        plot_steps,
     )
 
 __version__ = "0.1.0"
@@ -120,6 +122,7 @@ __all__ = [
     "muon_groups",
     "on_drive",
     "one_cycle",
+    "plot_accuracy_over_parameters",
     "plot_augmentations",
     "plot_calibration",
     "plot_confusion",
@@ -130,6 +133,7 @@ __all__ = [
     "plot_mistakes",
     "plot_receptive_field",
     "plot_samples",
+    "plot_steps",
     "predict",
     "receptive_field",
     "run_mode",

@@ -7,6 +7,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from eva_utils.history import Evaluation, History
+from eva_utils.plots.comparison import plot_accuracy_over_parameters, plot_steps
 from eva_utils.plots.curves import (
     plot_calibration,
     plot_confusion,
@@ -23,6 +24,13 @@ from eva_utils.transforms import course_policy
 def layer(field):
     """A layer of 8x8 units, two pixels apart, the first one around pixel 8."""
     return LayerField("conv", "Conv2d", (8, 8), field, (2.0, 2.0), (8.0, 8.0), "")
+
+
+STEPS = {"as it was": (0.80, 0.82, 0.81), "a long name of a step that is taken": (0.835, 0.825, 0.83), "last": (0.85,)}
+NETWORKS = {
+    "ours": {"small": (95_092, 0.89), "large": (197_244, 0.905)},
+    "peers": {"as small": (97_530, 0.8905), "beside it": (98_180, 0.8895), "largest": (272_474, 0.895)},
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +60,8 @@ def figures(request, history, predictions, shapes):
             plot_confusion(predictions, shapes.classes),
             plot_calibration(predictions),
             plot_receptive_field(np.eye(32), layer((71, 9))),
+            plot_steps(STEPS, title="a title"),
+            plot_accuracy_over_parameters(NETWORKS, title="a title"),
             plot_heat_maps(shapes, predictions, [3, 4], torch.rand(2, 32, 32), torch.rand(2, 32, 32)),
         ]
 
@@ -182,3 +192,31 @@ def test_heat_maps_lie_over_their_images(shapes, predictions):
     assert np.array_equal(axes[5].images[1].get_array(), pred_maps[1].numpy())
     with pytest.raises(ValueError, match="1 images, 2 and 2 maps"):
         plot_heat_maps(shapes, predictions, [7], true_maps, pred_maps)
+
+
+def test_steps_show_their_seeds_their_mean_and_the_gain():
+    figure = plot_steps(STEPS)
+    (ax,) = figure.axes
+    *dots, means = ax.lines
+    assert [tuple(line.get_xdata()) for line in dots] == list(STEPS.values())
+    assert means.get_xdata() == pytest.approx([0.81, 0.83, 0.85])
+    assert [text.get_text() for text in ax.texts] == ["+2.0", "+2.0"]
+    assert ax.get_yticklabels()[0].get_text() == "as it was  (81.0%)"
+    assert ax.yaxis_inverted()
+    for nothing in ({}, {"empty": ()}):
+        with pytest.raises(ValueError, match="give each the accuracies"):
+            plot_steps(nothing)
+
+
+def test_networks_stand_at_their_parameters_and_their_names_do_not_overlap():
+    figure = plot_accuracy_over_parameters(NETWORKS)
+    (ax,) = figure.axes
+    for line, (group, networks) in zip(ax.lines, NETWORKS.items(), strict=True):
+        assert line.get_label() == group
+        assert list(zip(*line.get_data(), strict=True)) == list(networks.values())
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 5
+    assert not any(a.overlaps(b) for number, a in enumerate(boxes) for b in boxes[:number])
+    with pytest.raises(ValueError, match="no network to draw"):
+        plot_accuracy_over_parameters({"ours": {}})

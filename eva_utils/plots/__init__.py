@@ -4,6 +4,7 @@ A notebook shows the figure that a cell ends with; ``figure.savefig(path)`` keep
 those of the style in use, so that dark themes work.
 """
 
+from eva_utils.plots.comparison import plot_accuracy_over_parameters, plot_steps
 from eva_utils.plots.curves import (
     plot_calibration,
     plot_confusion,
@@ -15,6 +16,7 @@ from eva_utils.plots.curves import (
 from eva_utils.plots.images import plot_augmentations, plot_heat_maps, plot_mistakes, plot_samples
 
 __all__ = [
+    "plot_accuracy_over_parameters",
     "plot_augmentations",
     "plot_calibration",
     "plot_confusion",
@@ -25,4 +27,5 @@ __all__ = [
     "plot_mistakes",
     "plot_receptive_field",
     "plot_samples",
+    "plot_steps",
 ]

@@ -1,0 +1,71 @@
+"""Figures that compare networks: what each step towards one brought, and accuracy over parameters."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from eva_utils.plots.figures import closed
+
+
+def plot_steps(steps: Mapping[str, Sequence[float]], *, title: str = "") -> Figure:
+    """Draw the accuracies of each step, a dot a seed and a bar at their mean, and the gain over the step above.
+
+    ``steps`` maps each step's name, in the order they were taken, to its accuracies (0 to 1). Raises ValueError if
+    there is no step, or one without an accuracy.
+    """
+    if not steps or not all(map(len, steps.values())):
+        raise ValueError("there is no step to draw, or one has no accuracy: give each the accuracies of its seeds")
+    figure, ax = plt.subplots(figsize=(9, 1.2 + 0.45 * len(steps)), layout="constrained")
+    means = [statistics.mean(accuracies) for accuracies in steps.values()]
+    for row, accuracies in enumerate(steps.values()):
+        ax.plot(accuracies, [row] * len(accuracies), "o", color="C0", alpha=0.5)
+    ax.plot(means, range(len(means)), "|", color="C1", markersize=18, markeredgewidth=2.5)
+    names = [f"{name}  ({mean:.1%})" for name, mean in zip(steps, means, strict=True)]
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    for row in range(1, len(means)):
+        gain = 100 * (means[row] - means[row - 1])
+        ax.annotate(f"{gain:+.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center")
+    ax.set(xlabel="accuracy: a dot a seed, the bar their mean; on the right the gain in points", title=title)
+    ax.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    ax.grid(alpha=0.3)
+    return closed(figure)
+
+
+def plot_accuracy_over_parameters(groups: Mapping[str, Mapping[str, tuple[int, float]]], *, title: str = "") -> Figure:
+    """Draw each network's accuracy over its number of parameters, named beside its point, a colour a group.
+
+    ``groups`` maps a group's name to networks, each a name with parameters and accuracy (0 to 1). Raises ValueError
+    if there is no network.
+    """
+    if not any(groups.values()):
+        raise ValueError("there is no network to draw")
+    figure, ax = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    labels = []
+    for number, (group, networks) in enumerate(groups.items()):
+        ax.plot(*zip(*networks.values(), strict=True), "o^sD"[number % 4], color=f"C{number}", label=group)
+        for name, point in networks.items():
+            labels.append(ax.annotate(name, point, (8, 0), textcoords="offset points", va="center", fontsize="small"))
+    ax.set(xlabel="parameters", ylabel="accuracy", title=title)
+    ax.margins(x=0.25, y=0.1)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="best")
+    _part(figure, labels)
+    return closed(figure)
+
+
+def _part(figure: Figure, labels: list[Annotation]) -> None:
+    """Lift each label, from the lowest up, until it covers none of those below it."""
+    figure.draw_without_rendering()
+    placed: list[Annotation] = []
+    for label in sorted(labels, key=lambda label: label.xy[1]):
+        while any(label.get_window_extent().overlaps(other.get_window_extent()) for other in placed):
+            x, y = label.get_position()
+            label.set_position((x, y + 2))
+        placed.append(label)
