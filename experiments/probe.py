@@ -12,15 +12,18 @@ import argparse
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import networks
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import SqueezeExcitation
 from torchvision.transforms import v2
 
 import eva_utils as eva
+from eva_utils.models.blocks import Residual
 
 FACTORIES = eva.NETWORKS | networks.NETWORKS
 
@@ -36,8 +39,7 @@ def main() -> None:
     )
     test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
     eva.seed_everything(args.seed)
-    model = FACTORIES[args.network](num_classes=len(train_set.classes))
-    set_dilation(model, args.strided_dilation)
+    model = build(vars(args), len(train_set.classes))
     if args.identity:
         eva.start_at_identity(model)
     optimizer = make_optimizer(model, args)
@@ -75,8 +77,7 @@ def main() -> None:
 def load(path: Path, num_classes: int) -> nn.Module:
     """Return the network that a record is of, with its weights."""
     arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-    model = FACTORIES[arguments["network"]](num_classes=num_classes)
-    set_dilation(model, arguments.get("strided_dilation"))
+    model = build(arguments, num_classes)
     model.load_state_dict(torch.load(path.with_suffix(".weights"), weights_only=True))
     return model.to(memory_format=torch.channels_last)
 
@@ -99,11 +100,27 @@ def policy(args: argparse.Namespace) -> A.Compose:
     )
 
 
-def set_dilation(model: nn.Module, dilation: int | None) -> None:
-    """Give the 3x3 convolutions that halve the size this dilation, if one is asked for."""
-    for layer in model.modules():
-        if dilation and isinstance(layer, nn.Conv2d) and layer.stride == (2, 2) and layer.kernel_size == (3, 3):
-            layer.dilation = layer.padding = (dilation, dilation)
+def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    """Return the network that the arguments of a probe name, changed as they say."""
+    model = FACTORIES[arguments["network"]](num_classes=num_classes)
+    without, strided, side = (arguments.get(name) for name in ("without", "strided_dilation", "depthwise"))
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if without == "gates" and isinstance(layer, SqueezeExcitation):
+                setattr(module, name, nn.Identity())
+            if without == "shortcuts" and isinstance(layer, Residual):
+                setattr(module, name, nn.Sequential(layer.body, nn.ReLU()))
+            if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (3, 3):
+                continue
+            if without == "dilation":
+                layer.dilation = layer.padding = (1, 1)
+            if strided and layer.stride == (2, 2):
+                layer.dilation = layer.padding = (strided, strided)
+            if side and layer.groups > 1:
+                count = layer.groups
+                larger = nn.Conv2d(count, count, side, padding=side // 2, groups=count, bias=False)
+                setattr(module, name, larger)
+    return model
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
@@ -112,6 +129,8 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
         groups = eva.muon_groups(
             model, lr=args.lr, sgd_lr=4 * args.lr, weight_decay=args.weight_decay, sgd_weight_decay=5e-4
         )
+        if args.decay_all:
+            groups[-1]["weight_decay"] = groups[-2]["weight_decay"]
         return eva.Muon(groups, momentum=args.momentum)
     groups = eva.decay_groups(model, args.weight_decay)
     if args.optimizer == "adamw":
@@ -124,12 +143,15 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--network", choices=sorted(FACTORIES), default="dilated_net")
     add("--strided-dilation", type=int, help="of the layers that halve the size; default: the network's")
+    add("--without", choices=("gates", "shortcuts", "dilation"), help="what is taken out of the network")
+    add("--depthwise", type=int, metavar="SIDE", help="side of the depthwise kernels, odd; default: the network's")
     add("--epochs", type=int, default=36)
     add("--batch-size", type=int, default=128)
     add("--optimizer", choices=("sgd", "muon", "adamw"), default="sgd")
     add("--lr", type=float, default=0.04)
     add("--momentum", type=float, default=0.95)
     add("--weight-decay", type=float, default=3e-4)
+    add("--decay-all", action="store_true", help="with Muon: norms and biases decay as the depthwise kernels do")
     add("--warmup", type=float, default=0.1, help="share of the steps")
     add("--final", type=float, default=0.0, help="learning rate of the last step, as a share of the highest")
     add("--padding", type=int, default=4, help="pixels that the crop may shift an image by; 0: no crop")
@@ -140,7 +162,11 @@ def _arguments() -> argparse.Namespace:
     add("--grey", type=float, default=0.0, help="share of the images without colour")
     add("--mixup", type=float, default=0.0, help="alpha of the shares that two images are mixed in")
     add("--label-smoothing", type=float, default=0.0)
-    add("--identity", action="store_true", help="each convolution starts as what hands its input on, plus noise")
+    add(
+        "--identity",
+        action=argparse.BooleanOptionalAction,
+        help="each convolution starts as what hands its input on, plus noise",
+    )
     add("--teacher", type=Path, help="record of a network to learn from in place of the labels; its weights beside it")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")

@@ -1,5 +1,7 @@
 """The experiments run, and their page says what their records say."""
 
+import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -9,18 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import SqueezeExcitation
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
 
 
 @pytest.fixture
-def networks(monkeypatch):
-    """The experiments' networks, which are no module of the package."""
+def experiments(monkeypatch):
+    """Import one of the experiments' scripts, which are no modules of the package."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    import networks
+    return importlib.import_module
 
-    return networks
+
+@pytest.fixture
+def networks(experiments):
+    return experiments("networks")
 
 
 def test_the_peers_have_as_many_parameters_as_published(networks):
@@ -84,6 +90,51 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
     assert run["batch transform"].startswith("Distillation(Sequential")
     assert run["network"].endswith("started at the identity")
     assert run["optimizer"].startswith("Muon")
+
+
+def test_a_probe_takes_out_what_it_is_told_to(experiments):
+    probe = experiments("probe")
+    convs = {"network": "small_residual_net"}
+    whole = probe.build(convs, 10)
+    count = sum(p.numel() for p in whole.parameters())
+    gates = [layer for layer in whole.modules() if isinstance(layer, SqueezeExcitation)]
+    assert len(gates) == 7
+    for changes, difference in (
+        ({"without": "gates"}, -sum(p.numel() for gate in gates for p in gate.parameters())),
+        ({"without": "shortcuts"}, 0),
+        ({"without": "dilation"}, 0),
+        ({"depthwise": 5}, 4 * 64 * (25 - 9)),
+    ):
+        model = probe.build(convs | changes, 10)
+        assert sum(p.numel() for p in model.parameters()) == count + difference, changes
+        assert str(model) != str(whole), changes
+        assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_each_step_adds_to_those_above_it(experiments):
+    ingredients = experiments("ingredients")
+    before = ""
+    for name in ingredients.STEPS:
+        assert ingredients.RUNS[name].startswith(before)
+        before = ingredients.RUNS[name]
+    records = {ingredients.path(name, 0) for name in ingredients.RUNS}
+    assert len(records) == len(ingredients.RUNS) == len(ingredients.STEPS) + len(ingredients.VARIANTS)
+
+
+def test_the_tables_of_ingredients_are_those_of_the_records(experiments):
+    ingredients = experiments("ingredients")
+    page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    names = [name for name in ingredients.RUNS if ingredients.accuracies(name)]
+    for name in names:
+        for seed in range(len(ingredients.accuracies(name))):
+            record = json.loads(ingredients.path(name, seed).read_text(encoding="utf-8"))
+            options = ingredients.RUNS[name].split()
+            assert record["arguments"]["epochs"] == len(record["history"]["test_acc"]) == 12
+            assert record["arguments"]["network"] == [b for a, b in itertools.pairwise(options) if a == "--network"][-1]
+            assert record["arguments"]["seed"] == seed
+    for table in (ingredients.VARIANTS, ingredients.STEPS):
+        if set(table) & set(names):
+            assert ingredients.table(table) in page
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

@@ -1,0 +1,111 @@
+"""What each ingredient adds: a base and its variants, and the steps from notebook 05 to it, several seeds each.
+
+    python experiments/ingredients.py --seeds 0 1 2        # trains what has no record yet, then prints the table
+    python experiments/ingredients.py --only "no gates"    # one of them, seed 0
+
+Each run is one of probe.py, 12 epochs tested on 5,000 held-back training images, and leaves its record in
+records/ingredients. What takes long to pay, such as a stronger policy, is underrated by so few epochs.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "records" / "ingredients"
+BASE = (
+    "--network small_residual_net --epochs 12 --batch-size 256 --optimizer muon --lr 0.05 --momentum 0.9 "
+    "--weight-decay 0.01 --average 0.995 --final 0.1 --padding 0 --affine 0.5 --dropout 0.3 --grey 0.05"
+)
+VARIANTS = {
+    "the base": "",
+    "SGD": "--optimizer sgd --lr 0.2 --weight-decay 3e-4",
+    "AdamW": "--optimizer adamw --lr 3e-3 --weight-decay 0.05",
+    "no warm-up": "--warmup 0",
+    "a rate that falls to 0": "--final 0",
+    "a constant rate": "--warmup 0 --final 1",
+    "no average of weights": "--average 0",
+    "norms and biases decay too": "--decay-all",
+    "label smoothing 0.1": "--label-smoothing 0.1",
+    "mixup 0.2": "--mixup 0.2",
+    "no hole": "--dropout 0",
+    "a hole in each image": "--dropout 1",
+    "crops in place of affine maps": "--padding 4 --affine 0",
+    "crops and affine maps": "--padding 4",
+    "affine maps of all images": "--affine 1",
+    "colours changed by a fifth": "--jitter 0.2",
+    "no gates": "--without gates",
+    "no shortcuts": "--without shortcuts",
+    "no dilation": "--without dilation",
+    "depthwise kernels of 5x5": "--depthwise 5",
+}
+STEPS = {  # each adds to those above it
+    "notebook 05's network, SGD": "--network dilated_separable_net --optimizer sgd --lr 0.2 --weight-decay 3e-4 "
+    "--average 0 --final 0 --padding 4 --affine 0 --grey 0",
+    "started at the identity": "--identity",
+    "Muon": "--optimizer muon --lr 0.05 --weight-decay 0.01",
+    "averaged weights": "--average 0.995",
+    "a rate that ends at a tenth": "--final 0.1",
+    "residual_net": "--network residual_net --no-identity",
+    "the course's whole policy": "--padding 0 --affine 0.5 --grey 0.05",
+}
+RUNS = {name: f"{BASE} {options}" for name, options in VARIANTS.items()}
+RUNS |= {name: " ".join([BASE, *list(STEPS.values())[: number + 1]]) for number, name in enumerate(STEPS)}
+
+
+def main() -> None:
+    """Train what has no record yet, one after another, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--only", choices=RUNS, nargs="+", default=list(RUNS), help="default: all")
+    args = parser.parse_args()
+    for seed in args.seeds:
+        for name in args.only:
+            if not path(name, seed).exists():
+                train(name, seed)
+    print(table(VARIANTS), table(STEPS), sep="\n\n")
+
+
+def path(name: str, seed: int | str) -> Path:
+    """Return where the record of a variant and seed is or will be."""
+    return RECORDS / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{seed}.json"
+
+
+def train(name: str, seed: int) -> None:
+    """Run the probe of that name; one that was cut goes on."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed))]
+    subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True)
+    for suffix in (".pt", ".pt.previous", ".weights"):
+        path(name, seed).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def table(names: Iterable[str]) -> str:
+    """Return the table of the records that are there: mean, deviation, and difference from the first in points."""
+    rows = ["| | accuracy | deviation | against the first | seeds |", "| --- | --- | --- | --- | --- |"]
+    first = None
+    for name in names:
+        found = accuracies(name)
+        if not found:
+            continue
+        mean = statistics.mean(found)
+        spread = f"{100 * statistics.stdev(found):.2f}" if len(found) > 1 else ""
+        difference = "" if first is None else f"{100 * (mean - first):+.2f}"
+        first = mean if first is None else first
+        rows.append(f"| {name} | {mean:.2%} | {spread} | {difference} | {len(found)} |")
+    return "\n".join(rows)
+
+
+def accuracies(name: str) -> list[float]:
+    """Return the accuracies of the runs of that name that have a record, in the order of their seeds."""
+    numbers = sorted(int(record.stem.rsplit("_", 1)[1]) for record in RECORDS.glob(path(name, "[0-9]").name))
+    return [json.loads(path(name, seed).read_text(encoding="utf-8"))["test_acc"] for seed in numbers]
+
+
+if __name__ == "__main__":
+    main()
