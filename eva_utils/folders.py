@@ -105,7 +105,7 @@ def read_arrays(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["fingerprint"]) != fingerprint:
                 return None
-            return {name: arrays[name] for name in arrays.files}
+            return {f"{split}_{what}": arrays[f"{split}_{what}"] for split in SPLITS for what in ("images", "labels")}
     except Exception:  # a damaged file raises many types; whatever it is, it is made anew
         return None
 

@@ -101,20 +101,23 @@ def load_images(
     ``verbose`` shows a progress bar while a folder is decoded. Raises FileNotFoundError, ValueError or
     ConnectionError, each saying what is wrong and what to do.
     """
+    named = ""
     if source is None and run_mode() != "full":
         source = "shapes"
     elif source is None:
-        source = os.environ.get("EVA_DATA") or "cifar10"
+        source, named = os.environ.get("EVA_DATA") or "cifar10", ", which EVA_DATA names"
         name = name or os.environ.get("EVA_DATA_NAME")
     if source == "shapes":
         return _load_shapes()
     if source == "cifar10":
         return _download_cifar10(cache_folder(), verbose)
     instance("source", source, (str, os.PathLike), '"cifar10", "shapes" or the path of a folder')
+    if not os.fspath(source):
+        raise ValueError('source is empty: name "cifar10", "shapes" or a folder of class folders')
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'there is no folder {str(folder)!r}: name "cifar10", "shapes" or a folder that holds '
+            f'there is no folder {str(folder)!r}{named}: name "cifar10", "shapes" or a folder that holds '
             "train/<class>/ and test/<class>/"
         )
     if (folder / CIFAR10_FOLDER).is_dir():

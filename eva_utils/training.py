@@ -72,11 +72,7 @@ def fit(
     checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite, or the weights are not
     when they would be saved.
     """
-    epochs = whole_number("epochs", epochs, least=1)
-    average = real_number("average", average, least=0, most=1)
-    if average == 1:
-        raise ValueError("average=1: expected a share below 1, such as 0.999; that one would never leave the start")
-    save_minutes = real_number("save_minutes", save_minutes, least=0)
+    epochs, average, save_minutes = _numbers(epochs, average, save_minutes)
     check_parts(model, {"train_loader": train_loader, "test_loader": test_loader}, optimizer, batch_transform)
     check_schedule(scheduler, optimizer, epochs * len(train_loader))
     device = torch.device(device) if device else best_device()
@@ -88,12 +84,9 @@ def fit(
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
     scaler = loss_scaler(device, precision)
-    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    if scheduler is not None:
-        parts["scheduler"] = scheduler
-    averaged = None
-    if average:
-        parts["averaged"] = averaged = MovingAverage(model, average)
+    averaged = MovingAverage(model, average) if average else None
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler, "scheduler": scheduler, "averaged": averaged}
+    parts = {name: part for name, part in parts.items() if part is not None}
     run = describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn, batch_transform, first_seed(device))
     run["optimizer"] += f", weights averaged with {average}" if average else ""
     run["precision"] = precision + ", deterministic" * deterministic
@@ -148,6 +141,17 @@ def evaluate(model: nn.Module, loader: Loader, *, precision: str = "float32") ->
     sum_over_processes(sums)
     loss, right, count = sums.tolist()
     return Evaluation(loss / count, right / count)
+
+
+def _numbers(epochs: int, average: float, save_minutes: float) -> tuple[int, float, float]:
+    """Return the arguments, or raise ValueError for one out of its range."""
+    if average == 1:
+        raise ValueError("average=1: expected a share below 1, such as 0.999; that one would never leave the start")
+    return (
+        whole_number("epochs", epochs, least=1),
+        real_number("average", average, least=0, most=1),
+        real_number("save_minutes", save_minutes, least=0),
+    )
 
 
 def _train_epoch(

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -54,9 +55,14 @@ def torchrun(count, *command, timeout=240):
     """Return what ``count`` processes of the command printed, or one without torchrun if count is 1."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, *command], capture_output=True, text=True, timeout=timeout, env=environment
-    )
+    with tempfile.TemporaryDirectory() as folder:  # where torchrun leaves its logs
+        done = subprocess.run(
+            [sys.executable, *launcher, *command],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment | {"TMPDIR": folder},
+        )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

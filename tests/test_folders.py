@@ -99,6 +99,15 @@ def test_a_damaged_cache_is_made_anew(pets, damage):
         assert np.array_equal(arrays["train_images"], before.images)
 
 
+@pytest.mark.usefixtures("own_cache")
+def test_a_cache_without_all_its_arrays_is_made_anew(pets):
+    before = load_images(pets)[0]
+    with np.load(cache_file()) as arrays:
+        kept = {name: arrays[name] for name in ("fingerprint", "test_images", "test_labels")}
+    np.savez(cache_file(), **kept)
+    assert np.array_equal(load_images(pets)[0].images, before.images)
+
+
 def test_grey_images_become_rgb(pets):
     save(pets / "train" / "cat" / "0.png", 77, mode="L")
     assert load_images(pets)[0].images[0, 0, 0].tolist() == [77, 77, 77]

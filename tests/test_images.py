@@ -67,8 +67,13 @@ def test_short_runs_use_the_shapes_whatever_eva_data_names(monkeypatch, variable
 
 def test_eva_data_names_the_default(monkeypatch):
     monkeypatch.setenv("EVA_DATA", "/nowhere")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder '/nowhere': name \"cifar10\""):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '/nowhere', which EVA_DATA names: name"):
         load_images()
+
+
+def test_an_empty_name_is_refused():
+    with pytest.raises(ValueError, match=r"source is empty: name \"cifar10\""):
+        load_images("")
 
 
 @pytest.fixture

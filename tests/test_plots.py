@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from eva_utils.history import Evaluation, History
+from eva_utils.images import CIFAR10_CLASSES
 from eva_utils.plots.comparison import plot_accuracy_over_parameters, plot_steps
 from eva_utils.plots.curves import (
     plot_calibration,
@@ -48,12 +50,23 @@ def predictions(shapes):
     return Predictions(logits, torch.from_numpy(shapes.labels))
 
 
+def widest_mistakes(shapes):
+    """Figures of the longest titles: all images taken for automobiles for certain, a row of them and a single one."""
+    images = dataclasses.replace(shapes, classes=CIFAR10_CLASSES)
+    for wrong in (np.flatnonzero(shapes.labels != 1), [0]):
+        some = images.subset(np.asarray(wrong))
+        logits = 50 * torch.eye(10)[[1] * len(some)]
+        sure = Predictions(logits, torch.from_numpy(some.labels))
+        yield plot_mistakes(some, sure, count=10, title="dilated_separable_net on CIFAR-10, JPEG q75")
+
+
 @pytest.fixture(params=["default", "dark_background"], scope="module")
 def figures(request, history, predictions, shapes):
     with plt.style.context(request.param):
         yield [
             plot_history(history, title="a title"),
             plot_mistakes(shapes, predictions, title="a title"),
+            *widest_mistakes(shapes),
             plot_samples(shapes, per_class=4),
             plot_augmentations(shapes, course_policy(), count=3, views=4),
             plot_histories({"batch": history, "layer": history}, title="a title"),

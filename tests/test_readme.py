@@ -116,7 +116,7 @@ def test_the_other_measured_figures_are_those_of_the_records():
     record = json.loads((ROOT / "benchmarks" / "records" / "throughput_cpu.json").read_text(encoding="utf-8"))
     for kind, quoted in (
         ("multiply-adds", "would be {:.1f}, {:.1f}, {:.1f} and {:.1f} times"),
-        ("bytes", "write, {:.1f}, {:.1f}, {:.1f} and {:.1f} times"),
+        ("bytes", "write would be {:.1f}, {:.1f}, {:.1f} and {:.1f} times"),
     ):
         shares = [
             values["floor_images_per_second"]["bfloat16"][kind]

@@ -35,7 +35,7 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
     indices = predictions.mistakes()[:count].tolist()
     if not indices:
         raise ValueError("no image is predicted wrong: there is nothing to show")
-    figure, axes = image_grid(len(indices), columns=5)
+    figure, axes = image_grid(max(len(indices), 3), columns=5, inches=1.8)  # wide enough for names and title
     for ax, index in zip(axes, indices, strict=False):
         pred = int(predictions.preds[index])
         show_pixels(ax, image_set.images[index])
