@@ -13,7 +13,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import eva_utils as eva
-from eva_utils.__main__ import prepare
+from eva_utils.recipes import prepare
 
 TOP = 12
 

@@ -11,7 +11,7 @@ import common
 import torch
 
 import eva_utils as eva
-from eva_utils.__main__ import prepare
+from eva_utils.recipes import prepare
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import sys
 import common
 
 import eva_utils as eva
-from eva_utils.__main__ import prepare
+from eva_utils.recipes import prepare
 
 USUAL = "ordinary loader, float32"
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES, sgd
+from eva_utils.recipes import RECIPES, sgd
 
 USUAL = "usual loop, float32"
 

@@ -23,7 +23,7 @@ import common
 import torch
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES, muon, prepare
+from eva_utils.recipes import RECIPES, muon, prepare
 
 TARGETS = (0.85, 0.887)
 

@@ -7,11 +7,11 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import, albumen
 
 from eva_utils.assignment import AssignmentCheck, check_assignment
 from eva_utils.checkpoint import load_checkpoint, on_drive, save_checkpoint
+from eva_utils.cifar10 import CIFAR10_CLASSES
 from eva_utils.distillation import Distillation
 from eva_utils.grad_cam import grad_cam
 from eva_utils.history import Evaluation, History, LrRange
 from eva_utils.images import (
-    CIFAR10_CLASSES,
     ImageSet,
     cache_folder,
     hold_out,
@@ -19,6 +19,7 @@ from eva_utils.images import (
 )
 from eva_utils.loaders import EpochSampler, augment, make_loader
 from eva_utils.lr_range import find_lr
+from eva_utils.measured_field import effective_receptive_field, measure_receptive_field
 from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.models.blocks import (
     conv,
@@ -30,12 +31,7 @@ from eva_utils.models.blocks import (
 )
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.predictions import Calibration, Predictions, predict
-from eva_utils.receptive_field import (
-    ReceptiveField,
-    effective_receptive_field,
-    measure_receptive_field,
-    receptive_field,
-)
+from eva_utils.receptive_field import ReceptiveField, receptive_field
 from eva_utils.records import save_run
 from eva_utils.runtime import (
     best_device,

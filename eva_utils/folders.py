@@ -19,11 +19,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 IGNORED = {"Thumbs.db", "desktop.ini"}  # what file managers leave behind, as are names that start with "."
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, 3), labels int64 (N,)
+Splits = tuple[Split, ...]  # train and test
 
 
-def load_folder(
-    folder: Path, *, cache: Path, size: int = 32, verbose: bool = True
-) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+def load_folder(folder: Path, *, cache: Path, size: int = 32, verbose: bool = True) -> tuple[Splits, tuple[str, ...]]:
     """Return ((train, test), classes) of ``folder/{train,test}/<class>/*.{jpg,jpeg,png}``.
 
     Each split is (images uint8 (N, size, size, 3), labels int64 (N,)), ordered by class and then by file name;
@@ -39,18 +38,17 @@ def load_folder(
     fingerprint = _fingerprint(listing, size)
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     cached = cache / f"folder-{key}.npz"
-    arrays = read_arrays(cached, fingerprint)
-    if arrays is None:
-        arrays = _decode(listing, size, verbose)
+    splits = read_splits(cached, fingerprint)
+    if splits is None:
+        splits = _decode(listing, size, verbose)
         try:
-            write_arrays(cached, fingerprint, arrays)
+            write_splits(cached, fingerprint, splits)
         except OSError as error:
             warnings.warn(
                 f"the decoded images could not be kept ({error}) and will be decoded again next time: "
                 "set EVA_CACHE to a folder that can be written",
                 stacklevel=3,
             )
-    splits = tuple((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)
     return splits, classes
 
 
@@ -99,19 +97,22 @@ def _fingerprint(listing: dict[str, dict[str, list[os.DirEntry]]], size: int) ->
     return digest.hexdigest()
 
 
-def read_arrays(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
-    """Return the arrays that :func:`write_arrays` kept, or None if they are missing, stale or damaged."""
+def read_splits(path: Path, fingerprint: str) -> Splits | None:
+    """Return what :func:`write_splits` kept, or None if it is missing, stale or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["fingerprint"]) != fingerprint:
                 return None
-            return {f"{split}_{what}": arrays[f"{split}_{what}"] for split in SPLITS for what in ("images", "labels")}
+            return tuple((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)
     except Exception:  # a damaged file raises many types; whatever it is, it is made anew
         return None
 
 
-def write_arrays(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    """Write the arrays at once, or not at all: a cut leaves the old file."""
+def write_splits(path: Path, fingerprint: str, splits: Splits) -> None:
+    """Write train and test at once, or not at all: a cut leaves the old file."""
+    arrays = {}
+    for name, (images, labels) in zip(SPLITS, splits, strict=True):
+        arrays |= {f"{name}_images": images, f"{name}_labels": labels}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -122,10 +123,10 @@ def write_arrays(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) ->
         part.unlink(missing_ok=True)
 
 
-def _decode(listing: dict[str, dict[str, list[os.DirEntry]]], size: int, verbose: bool) -> dict[str, np.ndarray]:
+def _decode(listing: dict[str, dict[str, list[os.DirEntry]]], size: int, verbose: bool) -> Splits:
     paths = {split: [file.path for files in classes.values() for file in files] for split, classes in listing.items()}
     total = sum(map(len, paths.values()))
-    arrays = {}
+    splits = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         decoded = pool.map(partial(_decode_image, size=size), chain(*paths.values()))
         decoded = Progress(enabled=verbose).track(decoded, "decoding images", total=total)
@@ -134,9 +135,8 @@ def _decode(listing: dict[str, dict[str, list[os.DirEntry]]], size: int, verbose
             for index in range(len(images)):
                 images[index] = next(decoded)
             counts = [len(files) for files in classes.values()]
-            arrays[f"{split}_images"] = images
-            arrays[f"{split}_labels"] = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-    return arrays
+            splits.append((images, np.repeat(np.arange(len(counts), dtype=np.int64), counts)))
+    return tuple(splits)
 
 
 def _decode_image(path: str, size: int) -> np.ndarray:

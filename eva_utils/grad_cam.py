@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eva_utils.measured_field import keep, last_map
 from eva_utils.predictions import eval_mode
-from eva_utils.receptive_field import keep, last_map
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | None = None) -> Tensor:

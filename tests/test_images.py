@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from eva_utils.images import CIFAR10_CLASSES, ImageSet, hold_out, load_images
+from eva_utils.cifar10 import CIFAR10_CLASSES
+from eva_utils.images import ImageSet, hold_out, load_images
 from eva_utils.transforms import CIFAR10_MEAN, CIFAR10_STD
 
 IMAGES = np.zeros((4, 32, 32, 3), np.uint8)
@@ -102,7 +103,7 @@ def small_cifar10(tmp_path, monkeypatch):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
     monkeypatch.setattr(dataset, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr("eva_utils.images.CIFAR10_BYTES", archive.stat().st_size)
+    monkeypatch.setattr("eva_utils.cifar10.CIFAR10_BYTES", archive.stat().st_size)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=archive.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -120,7 +121,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The default behavior of tarfile:DeprecationWarning")
 def test_cifar10_is_downloaded_once_and_read_by_torchvision(small_cifar10, cache, monkeypatch):
-    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ("http://127.0.0.1:1/down.tar.gz",))
+    monkeypatch.setattr("eva_utils.cifar10.CIFAR10_MIRRORS", ("http://127.0.0.1:1/down.tar.gz",))
     train, test = load_images("cifar10")
     assert (len(train), len(test), train.classes, train.name) == (50, 10, CIFAR10_CLASSES, "CIFAR-10")
     with open(small_cifar10 / "test_batch", "rb") as file:
@@ -141,7 +142,7 @@ def test_cifar10_is_downloaded_once_and_read_by_torchvision(small_cifar10, cache
 def test_a_place_of_ones_own_is_tried_first(small_cifar10, cache, monkeypatch):
     url, dataset = torchvision.datasets.CIFAR10.url, torchvision.datasets.CIFAR10
     monkeypatch.setattr(dataset, "url", "http://127.0.0.1:1/down.tar.gz")
-    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ("http://127.0.0.1:2/down.tar.gz",))
+    monkeypatch.setattr("eva_utils.cifar10.CIFAR10_MIRRORS", ("http://127.0.0.1:2/down.tar.gz",))
     monkeypatch.setenv("EVA_CIFAR10_URL", url)
     assert len(load_images("cifar10")[0]) == 50
 
@@ -153,7 +154,7 @@ def test_an_archive_that_was_put_there_is_taken(small_cifar10, cache, monkeypatc
         (small_cifar10.parent / "origin" / "cifar-10-python.tar.gz").read_bytes()
     )
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/down.tar.gz")
-    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ())
+    monkeypatch.setattr("eva_utils.cifar10.CIFAR10_MIRRORS", ())
     assert len(load_images("cifar10")[0]) == 50
 
 
@@ -208,7 +209,7 @@ def test_damaged_cifar10_files_are_refused(small_cifar10):
 
 def test_an_unreachable_host_is_said_with_the_ways_out(cache, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:1/origin.tar.gz")
-    monkeypatch.setattr("eva_utils.images.CIFAR10_MIRRORS", ("http://127.0.0.1:2/mirror.tar.gz",))
+    monkeypatch.setattr("eva_utils.cifar10.CIFAR10_MIRRORS", ("http://127.0.0.1:2/mirror.tar.gz",))
     with pytest.raises(ConnectionError) as caught:
         load_images("cifar10")
     text = str(caught.value)

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from eva_utils.__main__ import RECIPES, main
+from eva_utils.__main__ import main
 from eva_utils.images import load_images
 from eva_utils.models import NETWORKS
+from eva_utils.recipes import RECIPES
 
 
 @pytest.mark.parametrize("network", NETWORKS)

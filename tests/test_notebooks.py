@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import eva_utils as eva
-from eva_utils.__main__ import RECIPES
+from eva_utils.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -83,8 +83,19 @@ def test_importing_does_not_ask_the_network():
 # Each room knows only rooms before it.
 ROOMS = (
     *("checks", "distributed", "checkpoint", "runtime", "progress", "download", "history", "shapes"),
-    *("folders", "images", "transforms", "batched", "loaders", "recipe"),
-    *("dataflow", "fields", "receptive_field", "models", "summary", "optimizers", "predictions", "grad_cam"),
+    *("folders", "cifar10", "images", "transforms", "batched", "loaders", "description"),
+    *(
+        "dataflow",
+        "fields",
+        "receptive_field",
+        "measured_field",
+        "models",
+        "summary",
+        "optimizers",
+        "recipes",
+        "predictions",
+        "grad_cam",
+    ),
     *("distillation", "assignment", "plots", "resume", "averaging", "step", "lr_range", "training"),
     *("records", "__init__", "__main__"),
 )

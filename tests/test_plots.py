@@ -7,8 +7,8 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
+from eva_utils.cifar10 import CIFAR10_CLASSES
 from eva_utils.history import Evaluation, History
-from eva_utils.images import CIFAR10_CLASSES
 from eva_utils.plots.comparison import plot_accuracy_over_parameters, plot_steps
 from eva_utils.plots.curves import (
     plot_calibration,

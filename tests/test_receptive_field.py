@@ -12,14 +12,10 @@ from torchvision.ops import SqueezeExcitation
 
 from eva_utils.dataflow import trace_dataflow
 from eva_utils.fields import follow
+from eva_utils.measured_field import effective_receptive_field, measure_receptive_field, touched_pixels
 from eva_utils.models import NETWORKS, build_network
 from eva_utils.models.blocks import Residual
-from eva_utils.receptive_field import (
-    effective_receptive_field,
-    measure_receptive_field,
-    receptive_field,
-    touched_pixels,
-)
+from eva_utils.receptive_field import receptive_field
 
 
 class Calls(nn.Module):
