@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## the first network on the built-in shapes: notebook, HTML 
 test: $(INSTALLED)  ## lint, units, notebook rules, and every notebook in smoke mode
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 	EVA_SMOKE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 train: $(INSTALLED)  ## the whole series in full on CIFAR-10, in place; goes on where it was cut
