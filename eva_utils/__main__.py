@@ -13,6 +13,7 @@ from eva_utils.models import NETWORKS
 from eva_utils.predictions import predict
 from eva_utils.recipes import RECIPES, prepare
 from eva_utils.records import FIGURES, save_run
+from eva_utils.resume import AFRESH
 from eva_utils.runtime import best_device, describe_device
 from eva_utils.training import fit
 from eva_utils.transforms import eval_policy
@@ -30,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             train(args, args.seeds[0], _out(args))
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f"python -m eva_utils: {error}", file=sys.stderr)
+        advice = str(error).replace(AFRESH, "say --restart to start afresh, or name another folder with --out")
+        print(f"python -m eva_utils: {advice}", file=sys.stderr)
         return 1
     return 0
 
@@ -70,7 +72,7 @@ def train(args: argparse.Namespace, seed: int, out: Path, shard: tuple[int, int]
     recipe = RECIPES[args.network]
     settings = {name: getattr(args, name) or recipe[name] for name in ("epochs", "batch_size", "lr")} | {"seed": seed}
     prepared = prepare(args.network, train_set, test_set, fast=True, shard=shard, **settings)
-    history = fit(**prepared, checkpoint=out / "checkpoint.pt")
+    history = fit(**prepared, checkpoint=out / "checkpoint.pt", restart=args.restart)
     if not is_first():
         return
     model = prepared["model"]
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="train without N of the training images and test on these instead: to choose hyperparameters on",
     )
+    command.add_argument("--restart", action="store_true", help="start afresh where the folder holds another run")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/NETWORK")
     return parser
 

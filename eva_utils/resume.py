@@ -22,6 +22,7 @@ from eva_utils.distributed import is_first, processes, sum_over_processes
 from eva_utils.history import Evaluation, History
 
 NEVER = 2**62
+AFRESH = "say restart=True to start afresh, or name another file"
 REMEDY = "lower the learning rate or warm up longer, and start again"
 
 
@@ -159,19 +160,14 @@ class Saver:
         for name, value in self.run.items():
             before = state["run"].get(name, "None")  # what runs did not have yet when the file was written
             if before != value:
-                raise ValueError(
-                    f"{str(path)!r} is of another run, its {name} was {before}, not {value}: "
-                    "say restart=True to start afresh, or name another file"
-                )
+                was = ", not ".join(_differing(before, value))
+                raise ValueError(f"{str(path)!r} is of another run, its {name} was {was}: {AFRESH}")
         try:
             history = History.from_lists({**state["history"], "run": self.run})
             if len(history) <= epochs:
                 self._restore(state, so_far)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-            raise ValueError(
-                f"{str(path)!r} names this run, but does not fit it ({error!r}): say restart=True to start "
-                "afresh, or name another file"
-            ) from error
+            raise ValueError(f"{str(path)!r} names this run, but does not fit it ({error!r}): {AFRESH}") from error
         if len(history) > epochs:
             raise ValueError(
                 f"{str(path)!r} holds {len(history)} epochs, more than the {epochs} asked for: name another file"
@@ -217,6 +213,16 @@ class Saver:
         if any(not problem.startswith("there is no") for problem in problems):
             raise ValueError("; ".join(problems))
         return None, None, ""
+
+
+def _differing(before: str, now: str) -> tuple[str, str]:
+    """Return two descriptions, or of long ones only the words that differ, and three before each."""
+    old, new = before.split(), now.split()
+    if max(len(before), len(now)) < 200 or len(old) != len(new):
+        return before, now
+    changed = [place for place in range(len(old)) if old[place] != new[place]]
+    shown = sorted({place for end in changed for place in range(max(0, end - 3), end + 1)})
+    return " ".join(old[place] for place in shown), " ".join(new[place] for place in shown)
 
 
 @contextlib.contextmanager

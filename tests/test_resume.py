@@ -21,6 +21,7 @@ from eva_utils.loaders import make_loader
 from eva_utils.models import build_network
 from eva_utils.models.blocks import conv_relu_norm, start_at_identity
 from eva_utils.optimizers import one_cycle
+from eva_utils.resume import _differing
 from eva_utils.runtime import seed_everything
 from eva_utils.training import evaluate, fit
 from eva_utils.transforms import CIFAR10_STD, course_policy, eval_policy
@@ -189,6 +190,14 @@ def test_with_no_file_left_the_error_names_both(run, tmp_path):
     with pytest.raises(ValueError, match=r"(?s)run\.pt' is no readable .*run\.pt\.previous' is no readable"):
         run(path)
     assert len(run(path, restart=True)[1]) == 2
+
+
+def test_of_long_descriptions_only_what_differs_is_named():
+    many = " ".join(f"'word{number}': {number}," for number in range(40))
+    before, now = _differing(many, many.replace("'word7': 7,", "'word7': 8,"))
+    assert (before, now) == ("'word6': 6, 'word7': 7,", "'word6': 6, 'word7': 8,")
+    assert _differing("seed 0", "seed 1") == ("seed 0", "seed 1")
+    assert _differing(many, "None") == (many, "None")
 
 
 def test_restart_leaves_the_other_run_as_the_previous_file(run, tmp_path):
