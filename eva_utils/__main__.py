@@ -13,7 +13,6 @@ from eva_utils.models import NETWORKS
 from eva_utils.predictions import predict
 from eva_utils.recipes import RECIPES, prepare
 from eva_utils.records import FIGURES, save_run
-from eva_utils.resume import AFRESH
 from eva_utils.runtime import best_device, describe_device
 from eva_utils.training import fit
 from eva_utils.transforms import eval_policy
@@ -31,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             train(args, args.seeds[0], _out(args))
     except (OSError, ValueError, FloatingPointError) as error:
-        advice = str(error).replace(AFRESH, "say --restart to start afresh, or name another folder with --out")
-        print(f"python -m eva_utils: {advice}", file=sys.stderr)
+        message = str(error).replace("say restart=True", "say --restart")
+        message = message.replace("name another file", "name another folder with --out")
+        print(f"python -m eva_utils: {message}", file=sys.stderr)
         return 1
     return 0
 

@@ -151,10 +151,9 @@ def test_the_shell_trains_by_the_notebooks_recipe(name, network):
     assert f'epochs = {{"full": {recipe["epochs"]}, ' in text
     assert f'batch_size = {{"full": {recipe["batch_size"]}, ' in text
     assert f"\nlr = {recipe['lr']}\n" in text
-    final = f", final={recipe['final']}" if recipe["final"] else ""
-    assert f"warmup={recipe['warmup']}{final})" in text
+    assert f"warmup={recipe['warmup']}, final={recipe['final']})" in text
     assert ("eva.start_at_identity(model)" in text) == recipe["identity"]
-    assert re.findall(r"average=([\d.]+)", text) == ([str(recipe["average"])] if recipe["average"] else [])
+    assert re.findall(r"average=([\d.]+)", text) == [str(recipe["average"])]
     names = {"eva": eva, "torch": torch, "lr": recipe["lr"], "model": eva.build_network(network)}
     (policy,) = re.findall(r"^policy = .*$", text, re.MULTILINE)
     optimizer = re.findall(r"^(?:groups|optimizer) = .*$", text, re.MULTILINE)
@@ -179,6 +178,6 @@ def test_the_stored_outputs_are_those_of_the_record(run, name, network):
     recipe = RECIPES[network]
     assert record["settings"].items() >= {k: recipe[k] for k in ("epochs", "batch_size", "lr")}.items()
     words = record["history"]["run"]["optimizer"]
-    assert not recipe["average"] or f"weights averaged with {recipe['average']}" in words
+    assert f"weights averaged with {recipe['average']}" in words
     lowest = float(re.findall(r"'min_lr': ([\d.e-]+)", words)[0])
     assert lowest == pytest.approx(recipe["final"] * recipe["lr"], abs=1e-5)

@@ -14,6 +14,7 @@ AVERAGES = ("mean", "sum", "avg_pool1d", "avg_pool2d", "_adaptive_avg_pool2d", "
 
 
 def accuracy_reached(accuracy: float | None, least: float) -> Clause:
+    """Compare the accuracy that was given."""
     found = "not given" if accuracy is None else f"{accuracy:.2%}"
     return Clause("test accuracy", f"at least {least:.0%}", found, "", None if accuracy is None else accuracy >= least)
 
@@ -37,6 +38,7 @@ def parameters(model: nn.Module, network: TracedNetwork, limit: int) -> Clause:
 
 
 def receptive_field(network: TracedNetwork, least: int) -> list[Clause]:
+    """Compare the smaller side of the field, before the pooling and, for information, after it."""
     required = f"over {least}"
     if network.problem:
         names = ("receptive field before pooling", "receptive field after pooling")
@@ -66,6 +68,7 @@ def _field_of_convolutions(network: TracedNetwork, end: View) -> tuple[int, ...]
 
 
 def dilated(network: TracedNetwork) -> Clause:
+    """Count the convolutions whose taps lie apart and do not all but one fall into the padding."""
     found = []
     for operation, kernel in network.convolutions():
         dilation = list(operation.arguments["dilation"]) * len(kernel)
@@ -78,17 +81,20 @@ def dilated(network: TracedNetwork) -> Clause:
 
 
 def separable(network: TracedNetwork, least: int) -> Clause:
+    """Count the pointwise convolutions behind a depthwise one."""
     found = [op.module for op in network.operations if is_pointwise(op, network) and reads_depthwise(op, network)]
     passed = len(found) >= least or (None if network.problem else False)
     return Clause("depthwise separable convolution", f"at least {least}", str(len(found)), joined(found), passed)
 
 
 def no_max_pooling(network: TracedNetwork) -> Clause:
+    """Count what takes a maximum over places."""
     found = [op.module or op.name for op in network.operations if is_maximum(op, network)]
     return Clause("no max pooling", "0", str(len(found)), joined(found), not found)
 
 
 def average_pooling(network: TracedNetwork) -> Clause:
+    """Tell whether the whole map is averaged before the output."""
     required, name = "the map's mean at the end", "global average pooling"
     if network.problem:
         return Clause(name, required, "cannot tell", network.problem, None)
@@ -102,6 +108,7 @@ def average_pooling(network: TracedNetwork) -> Clause:
 
 
 def no_linear_layer(network: TracedNetwork) -> Clause:
+    """Count the matrix products that are no convolution of 1x1."""
     found = [
         op.module
         for op in network.operations

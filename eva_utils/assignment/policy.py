@@ -9,6 +9,7 @@ from eva_utils.assignment.clause import Clause
 
 
 def augmentations(transform: A.Compose | None, mean: Sequence[float], *, grey: bool) -> list[Clause]:
+    """Return the clauses on the policy, open where there is none."""
     steps = None if transform is None else list(_steps(transform))
     normalized = [number for number, step in enumerate(steps or []) if isinstance(step, A.Normalize)]
     early = (steps or [])[: normalized[0]] if normalized else steps or []
