@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as A
+import answers
 import networks
 import torch
 import torch.nn.functional as F
@@ -34,20 +35,27 @@ def main() -> None:
     train_set, test_set = eva.load_images()
     if args.hold_out:
         train_set, test_set = eva.hold_out(train_set, args.hold_out)
-    train_loader = eva.make_loader(
-        train_set, policy(args), batch_size=args.batch_size, shuffle=True, seed=args.seed, fast=True
-    )
+    mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
+    loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
+    batches = {"batch_size": args.batch_size, "seed": args.seed}
+    if args.copies:
+        teacher = load(args.teacher, len(train_set.classes))
+        train_loader = answers.Taught(
+            train_set, policy(args), **batches, teacher=teacher, copies=args.copies, folder=args.answers
+        )
+        mixed = answers.Answered(train_loader, temperature=args.temperature)
+    else:
+        train_loader = eva.make_loader(train_set, policy(args), shuffle=True, fast=True, **batches)
+        if args.teacher:
+            mixed = eva.Distillation(load(args.teacher, len(train_set.classes)), temperature=args.temperature)
+    if args.teacher:
+        loss_fn = mixed.loss
     test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
     eva.seed_everything(args.seed)
     model = build(vars(args), len(train_set.classes))
     if args.identity:
         eva.start_at_identity(model)
     optimizer = make_optimizer(model, args)
-    mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
-    loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
-    if args.teacher:
-        mixed = eva.Distillation(load(args.teacher, len(train_set.classes)), temperature=args.temperature)
-        loss_fn = mixed.loss
     history = eva.fit(  # returns early where the user interrupts
         model,
         train_loader,
@@ -63,7 +71,7 @@ def main() -> None:
     if len(history) < args.epochs:
         return
     record = {
-        "arguments": vars(args) | {"out": args.out.name, "teacher": args.teacher and args.teacher.name},
+        "arguments": {name: getattr(value, "name", value) for name, value in vars(args).items()},
         "parameters": sum(p.numel() for p in model.parameters()),
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
@@ -168,6 +176,8 @@ def _arguments() -> argparse.Namespace:
         help="each convolution starts as what hands its input on, plus noise",
     )
     add("--teacher", type=Path, help="record of a network to learn from in place of the labels; its weights beside it")
+    add("--copies", type=int, default=0, help="augmented copies that the teacher is asked about once, see answers.py")
+    add("--answers", type=Path, default=Path("answers"), help="folder of the answers, which all students share")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")
     add("--seed", type=int, default=0)
@@ -179,6 +189,8 @@ def _arguments() -> argparse.Namespace:
             parser.error(f"--teacher {args.teacher}: expected the record of a probe, with its weights beside it")
         if args.hold_out > json.loads(args.teacher.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
+    if args.copies and not args.teacher:
+        parser.error("--copies: of whose answers? add --teacher")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args

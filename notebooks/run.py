@@ -57,7 +57,9 @@ def run_demo(_: list[Path]) -> None:
     notebook = _execute(DEMO)
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(DEMO_NOTE))
     nbformat.write(notebook, out / DEMO.name)
-    page, _resources = HTMLExporter().from_notebook_node(notebook)
+    page, _ = HTMLExporter().from_notebook_node(
+        notebook, resources={"metadata": {"name": DEMO.stem}}
+    )  # the page's title
     (out / DEMO.name).with_suffix(".html").write_text(page, encoding="utf-8")
     (record,) = out.glob("*/record.json")
     print(f"test accuracy on the built-in shapes: {json.loads(record.read_text(encoding='utf-8'))['test_acc']:.2%}")

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import SqueezeExcitation
+
+import eva_utils as eva
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
@@ -90,6 +93,47 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
     assert run["batch transform"].startswith("Distillation(Sequential")
     assert run["network"].endswith("started at the identity")
     assert run["optimizer"].startswith("Muon")
+
+
+def test_a_teacher_is_asked_once_for_all_students(probe, tmp_path):
+    assert probe("--network", "resnet20", "--hold-out", "100", "--out", "teacher.json").returncode == 0
+    taught = ["--teacher", "teacher.json", "--copies", "2", "--hold-out", "100", "--epochs", "3", "--out"]
+    assert probe(*taught, "student.json").returncode == 0
+    answers = {path.name: path.read_bytes() for path in (tmp_path / "answers").glob("*.npy")}
+    assert sorted(answers) == ["000.npy", "001.npy"]
+    times = [path.stat().st_mtime_ns for path in (tmp_path / "answers").glob("*.npy")]
+    assert probe(*taught, "again.json", "--seed", "1").returncode == 0
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "answers").glob("*.npy")] == times
+    records = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("student.json", "again.json")]
+    assert records[0]["history"]["run"]["batch transform"].endswith("4) on 2 augmented copies {'temperature': 4.0}")
+    assert records[0]["history"]["train_loss"] != records[1]["history"]["train_loss"]
+    done = probe(*taught, "other.json", "--grey", "0.5")
+    assert done.returncode
+    assert "answers holds answers of another policy: name another folder, or delete it" in done.stderr
+
+
+def test_the_answers_are_those_of_the_teacher_to_the_images_shown(experiments, tmp_path):
+    answers = experiments("answers")
+    train_set, _ = eva.load_images("shapes")
+    train_set = train_set.subset(np.arange(0, 400, 5))
+    eva.seed_everything(0)
+    teacher = eva.build_network("dilated_net", num_classes=len(train_set.classes)).eval()
+    settings = {"teacher": teacher, "copies": 2, "folder": tmp_path}
+    loader = answers.Taught(train_set, eva.crop_policy(dropout=0.5), 32, seed=3, **settings)
+    distillation = answers.Answered(loader, temperature=2)
+    epochs = []
+    for _ in range(3):
+        shown = []
+        for images, labels in loader:
+            same, probs = distillation(images, labels)
+            assert same is images
+            with torch.no_grad():
+                expected = (teacher(images) / 2).softmax(dim=1)
+            torch.testing.assert_close(probs, expected, rtol=0, atol=0.02)  # asked in bfloat16 where there is one
+            shown += images.sum(dim=(1, 2, 3)).tolist()
+        epochs.append(shown)
+    assert epochs[0] != epochs[2]
+    assert sorted(epochs[0]) == sorted(epochs[2]) != sorted(epochs[1])
 
 
 def test_a_probe_takes_out_what_it_is_told_to(experiments):

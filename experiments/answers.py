@@ -1,0 +1,111 @@
+"""A teacher's answers to a number of augmented copies of the training images, asked once for all students.
+
+A teacher that answers during a student's training costs as much as the student. Here it is asked about ``copies``
+augmented copies of all images, and its logits are kept in a folder: one file a copy, float16 (N, classes). The images
+are not kept, they come out the same whenever they are drawn again. Epoch e of each student shows copy e modulo
+``copies``, in an order of its seed's (after Faghri et al. 2023, "Reinforce Data, Multiply Impact").
+"""
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+import eva_utils as eva
+from eva_utils.loaders import DeviceLoader
+from eva_utils.runtime import autocast, best_precision
+
+DRAWS = 0  # the seed of the copies' augmentations
+
+
+class Taught(DeviceLoader):
+    """Batches as those of the fast loader, of augmented copies that the teacher in ``folder`` has answered.
+
+    What is not answered yet is asked when it is needed, once, whichever of several processes comes first. Raises
+    ValueError for a folder of another teacher's answers, or of answers to other images.
+    """
+
+    def __init__(
+        self,
+        image_set: eva.ImageSet,
+        policy: A.Compose,
+        batch_size: int,
+        *,
+        seed: int,
+        teacher: nn.Module,
+        copies: int,
+        folder: Path,
+    ) -> None:
+        super().__init__(image_set, policy, batch_size, shuffle=True, seed=seed, device=eva.best_device())
+        self.teacher, self.copies, self.folder = teacher.to(self.device).eval(), copies, folder
+        self.logits = torch.empty(0, len(image_set.classes))  # of the latest batch
+        checksum = 0
+        for value in teacher.state_dict().values():
+            checksum = zlib.crc32(value.cpu().double().numpy().tobytes(), checksum)
+        settings = {
+            "teacher": f"{checksum:08x}",
+            "images": f"{image_set!r}, checksum {image_set.checksum}",
+            "policy": " ".join(str(policy).split()),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            path = folder / "settings.json"
+            if not path.exists():
+                path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            found = json.loads(path.read_text(encoding="utf-8"))
+        if found != settings:
+            what = " and ".join(name for name in settings if found.get(name) != settings[name])
+            raise ValueError(f"{folder} holds answers of another {what}: name another folder, or delete it")
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the batches of the next pass; ``logits`` are the teacher's of the batch that was given last."""
+        epoch, order = self.sampler.next_pass()
+        number = epoch % self.copies
+        answers = self.answers(number)
+        drawn = self._policy.draw(len(self.dataset), seed=DRAWS, epoch=number)
+        for first in range(0, len(order), self.batch_size):
+            samples = order[first : first + self.batch_size]
+            self.logits = torch.from_numpy(answers[samples]).to(self.device).float()
+            yield self._batch(samples, drawn)
+
+    def answers(self, number: int) -> np.ndarray:
+        """Return the teacher's logits of a copy, float16 (N, classes), asking it where nobody has yet."""
+        path = self.folder / f"{number:03}.npy"
+        with FileLock(self.folder / f"{number:03}.lock"):
+            if not path.exists():
+                part = path.with_suffix(".part")
+                with part.open("wb") as file:
+                    np.save(file, self._ask(number))
+                part.replace(path)
+        return np.load(path)
+
+    @torch.inference_mode()
+    def _ask(self, number: int) -> np.ndarray:
+        drawn = self._policy.draw(len(self.dataset), seed=DRAWS, epoch=number)
+        logits = []
+        for samples in np.split(np.arange(len(self.dataset)), range(500, len(self.dataset), 500)):
+            images, _ = self._batch(samples, drawn)
+            with autocast(self.device, best_precision(self.device)):
+                logits.append(self.teacher(images.contiguous(memory_format=torch.channels_last)).half().cpu())
+        return torch.cat(logits).numpy()
+
+
+class Answered(eva.Distillation):
+    """The distillation of a teacher whose answers the loader brings with its batches."""
+
+    def __init__(self, loader: Taught, *, temperature: float) -> None:
+        super().__init__(loader.teacher, temperature=temperature)
+        self._loader = loader
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of the loader's latest batch and the teacher's probabilities for them."""
+        return images, (self._loader.logits / self.temperature).softmax(dim=1)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} on {self._loader.copies} augmented copies"
