@@ -1,4 +1,4 @@
-"""Networks that are compared with the library's: peers' designs written anew, and a teacher.
+"""Networks that are compared with the library's: peers' designs written anew, other designs of our own, and teachers.
 
 Peers: ResNet-20 (He et al. 2016), DenseNet-BC-40 with k=12 (Huang et al. 2017), and a network of large depthwise
 kernels after the description of one with 97,530 parameters. All map (N, 3, 32, 32) to logits (N, num_classes).
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eva_utils import conv, conv_norm_relu
+from eva_utils.models.blocks import Residual
 
 
 class BasicBlock(nn.Module):
@@ -126,15 +127,79 @@ def halving(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def teacher(num_classes: int = 10) -> nn.Sequential:
+def small_teacher(num_classes: int = 10) -> nn.Sequential:
     """Return a network without the assignment's limits, quick to train: three halvings, 1,123,586 parameters."""
     layers = [conv_norm_relu(3, 24), halving(24, 48), halving(48, 128), halving(128, 256)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, num_classes))
+
+
+def teacher(num_classes: int = 10) -> nn.Sequential:
+    """Return a wider one, 1,973,186 parameters; widths of the 94% network of Jordan 2024, "airbench"."""
+    layers = [conv_norm_relu(3, 24), halving(24, 64), halving(64, 256), halving(256, 256)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, num_classes))
+
+
+def separable(channels: int, dilation: int = 1) -> Residual:
+    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution."""
+    return Residual(
+        nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False),
+        conv(channels, channels, kernel_size=1),
+        nn.BatchNorm2d(channels),
+    )
+
+
+def separable_halving(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a depthwise 3x3 and a pointwise 1x1 convolution of stride 2."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        conv(in_channels, out_channels, kernel_size=1, stride=2),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+def separable_stack(num_classes: int = 10) -> nn.Sequential:
+    """Return thirteen depthwise separable layers, every other one at 16x16 dilated by 2: 94,528 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 32), separable(32), separable(32), conv_norm_relu(32, 64, stride=2)),
+        *(separable(64, dilation=1 + number % 2) for number in range(7)),
+        *(separable_halving(64, 96), separable(96), separable(96), separable(96)),
+        *(nn.AdaptiveAvgPool2d(1), conv(96, num_classes, kernel_size=1), nn.Flatten()),
+    )
+
+
+class SharedPair(nn.Module):
+    """Two 3x3 convolutions used as a residual block four times, each time with norms of its own, twice at each size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = conv(channels, channels), conv(channels, channels, dilation=2)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(4))
+        self.second_norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(4))
+        self.halving = separable_halving(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to (N, channels, H / 2, W / 2)."""
+        for number, (norm, second_norm) in enumerate(zip(self.norms, self.second_norms, strict=True)):
+            x = self.halving(x) if number == 2 else x
+            x = F.relu(x + second_norm(self.second(F.relu(norm(self.first(x))))))
+        return x
+
+
+def shared_pair(num_classes: int = 10) -> nn.Sequential:
+    """Return a network whose 3x3 convolutions at 16x16 and 8x8 are the same two, 94,800 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 16), conv_norm_relu(16, 64, stride=2), SharedPair(64), separable(64)),
+        *(nn.AdaptiveAvgPool2d(1), conv(64, num_classes, kernel_size=1), nn.Flatten()),
+    )
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "densenet40": densenet40,
     "many_scales": many_scales,
+    "separable_stack": separable_stack,
+    "shared_pair": shared_pair,
+    "small_teacher": small_teacher,
     "teacher": teacher,
 }
