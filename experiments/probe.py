@@ -75,11 +75,11 @@ def main() -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
-        "test_acc": history.test_acc[-1],
+        "test_acc": eva.evaluate(model, test_loader).accuracy,
     }
     args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
     torch.save(model.state_dict(), args.out.with_suffix(".weights"))
-    print(f"{args.out.stem}: {history.test_acc[-1]:.2%} of {record['tested on']}")
+    print(f"{args.out.stem}: {record['test_acc']:.2%} of {record['tested on']}")
 
 
 def load(path: Path, num_classes: int) -> nn.Module:
