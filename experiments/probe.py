@@ -75,7 +75,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
-        "test_acc": eva.evaluate(model, test_loader).accuracy,
+        "test_acc": eva.evaluate(model, test_loader).acc,
     }
     args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
     torch.save(model.state_dict(), args.out.with_suffix(".weights"))

@@ -20,6 +20,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 OTHERS = {  # which their docstrings say
     "separable_stack": 94_528,
     "shared_pair": 94_800,
+    "two_pairs": 157_824,
     "small_teacher": 1_123_586,
     "teacher": 1_973_186,
 }
