@@ -54,7 +54,14 @@ class Distillation:
         return self.temperature**2 * nn.functional.cross_entropy(logits / self.temperature, probs)
 
     def __repr__(self) -> str:
-        checksum = 0
-        for value in self._teacher.state_dict().values():
-            checksum = zlib.crc32(value.detach().cpu().double().numpy().tobytes(), checksum)
-        return f"Distillation({type(self._teacher).__name__} of weights {checksum:08x}, {self.temperature:g})"
+        return (
+            f"Distillation({type(self._teacher).__name__} of weights {checksum(self._teacher)}, {self.temperature:g})"
+        )
+
+
+def checksum(model: nn.Module) -> str:
+    """Return the CRC-32 of a network's weights and buffers, in hexadecimal."""
+    crc = 0
+    for value in model.state_dict().values():
+        crc = zlib.crc32(value.detach().cpu().double().numpy().tobytes(), crc)
+    return f"{crc:08x}"

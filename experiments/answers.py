@@ -7,7 +7,6 @@ are not kept, they come out the same whenever they are drawn again. Epoch e of e
 """
 
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 import eva_utils as eva
+from eva_utils.distillation import checksum
 from eva_utils.loaders import DeviceLoader
 from eva_utils.runtime import autocast, best_precision
 
@@ -45,11 +45,8 @@ class Taught(DeviceLoader):
         super().__init__(image_set, policy, batch_size, shuffle=True, seed=seed, device=eva.best_device())
         self.teacher, self.copies, self.folder = teacher.to(self.device).eval(), copies, folder
         self.logits = torch.empty(0, len(image_set.classes))  # of the latest batch
-        checksum = 0
-        for value in teacher.state_dict().values():
-            checksum = zlib.crc32(value.cpu().double().numpy().tobytes(), checksum)
         settings = {
-            "teacher": f"{checksum:08x}",
+            "teacher": checksum(teacher),
             "images": f"{image_set!r}, checksum {image_set.checksum}",
             "policy": " ".join(str(policy).split()),
         }

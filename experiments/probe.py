@@ -19,7 +19,7 @@ import answers
 import networks
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 from torchvision.transforms import v2
 
@@ -38,8 +38,10 @@ def main() -> None:
     mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
     loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
     batches = {"batch_size": args.batch_size, "seed": args.seed}
+    if args.teacher:
+        teachers = [load(path, len(train_set.classes)) for path in args.teacher]
+        teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
     if args.copies:
-        teacher = load(args.teacher, len(train_set.classes))
         train_loader = answers.Taught(
             train_set, policy(args), **batches, teacher=teacher, copies=args.copies, folder=args.answers
         )
@@ -47,7 +49,7 @@ def main() -> None:
     else:
         train_loader = eva.make_loader(train_set, policy(args), shuffle=True, fast=True, **batches)
         if args.teacher:
-            mixed = eva.Distillation(load(args.teacher, len(train_set.classes)), temperature=args.temperature)
+            mixed = eva.Distillation(teacher, temperature=args.temperature)
     if args.teacher:
         loss_fn = mixed.loss
     test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
@@ -70,8 +72,9 @@ def main() -> None:
     )
     if len(history) < args.epochs:
         return
+    arguments = vars(args) | {"out": args.out.name, "answers": args.answers.name}
     record = {
-        "arguments": {name: getattr(value, "name", value) for name, value in vars(args).items()},
+        "arguments": arguments | {"teacher": args.teacher and [path.name for path in args.teacher]},
         "parameters": sum(p.numel() for p in model.parameters()),
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
@@ -80,6 +83,14 @@ def main() -> None:
     args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
     torch.save(model.state_dict(), args.out.with_suffix(".weights"))
     print(f"{args.out.stem}: {record['test_acc']:.2%} of {record['tested on']}")
+
+
+class Mean(nn.ModuleList):
+    """Several teachers as one, whose logits are the means of theirs."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) to logits (N, num_classes)."""
+        return torch.stack([teacher(images) for teacher in self]).mean(dim=0)
 
 
 def load(path: Path, num_classes: int) -> nn.Module:
@@ -175,7 +186,12 @@ def _arguments() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="each convolution starts as what hands its input on, plus noise",
     )
-    add("--teacher", type=Path, help="record of a network to learn from in place of the labels; its weights beside it")
+    add(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        help="record of a network to learn from in place of the labels, its weights beside it; of several, the mean",
+    )
     add("--copies", type=int, default=0, help="augmented copies that the teacher is asked about once, see answers.py")
     add("--answers", type=Path, default=Path("answers"), help="folder of the answers, which all students share")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
@@ -184,10 +200,10 @@ def _arguments() -> argparse.Namespace:
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     args = parser.parse_args()
-    if args.teacher:
-        if not args.teacher.with_suffix(".weights").exists():
-            parser.error(f"--teacher {args.teacher}: expected the record of a probe, with its weights beside it")
-        if args.hold_out > json.loads(args.teacher.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
+    for path in args.teacher or []:
+        if not path.with_suffix(".weights").exists():
+            parser.error(f"--teacher {path}: expected the record of a probe, with its weights beside it")
+        if args.hold_out > json.loads(path.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.copies and not args.teacher:
         parser.error("--copies: of whose answers? add --teacher")

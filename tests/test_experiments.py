@@ -104,7 +104,18 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
 
 def test_a_teacher_is_asked_once_for_all_students(probe, tmp_path):
     assert probe("--network", "resnet20", "--hold-out", "100", "--out", "teacher.json").returncode == 0
-    taught = ["--teacher", "teacher.json", "--copies", "2", "--hold-out", "100", "--epochs", "3", "--out"]
+    taught = [
+        "--teacher",
+        "teacher.json",
+        "teacher.json",
+        "--copies",
+        "2",
+        "--hold-out",
+        "100",
+        "--epochs",
+        "3",
+        "--out",
+    ]
     assert probe(*taught, "student.json").returncode == 0
     answers = {path.name: path.read_bytes() for path in (tmp_path / "answers").glob("*.npy")}
     assert sorted(answers) == ["000.npy", "001.npy"]
@@ -112,7 +123,9 @@ def test_a_teacher_is_asked_once_for_all_students(probe, tmp_path):
     assert probe(*taught, "again.json", "--seed", "1").returncode == 0
     assert [path.stat().st_mtime_ns for path in (tmp_path / "answers").glob("*.npy")] == times
     records = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("student.json", "again.json")]
-    assert records[0]["history"]["run"]["batch transform"].endswith("4) on 2 augmented copies {'temperature': 4.0}")
+    asked = json.loads((tmp_path / "answers" / "settings.json").read_text(encoding="utf-8"))
+    taught_by = f"Distillation(Mean of weights {asked['teacher']}, 4) on 2 augmented copies "
+    assert records[0]["history"]["run"]["batch transform"].startswith(taught_by)
     assert records[0]["history"]["train_loss"] != records[1]["history"]["train_loss"]
     done = probe(*taught, "other.json", "--grey", "0.5")
     assert done.returncode
