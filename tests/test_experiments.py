@@ -209,3 +209,18 @@ def test_the_page_quotes_each_record(path):
     assert f"| {record['test_acc']:.2%} |" in row
     assert f"| {record['arguments']['epochs']} |" in row
     assert f"`{record['arguments']['network']}`" in row
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECORDS if path.with_suffix(".weights").exists()], ids=lambda path: path.stem
+)
+def test_the_weights_do_what_their_record_says(experiments, real_images, path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    train_set, test_set = real_images
+    if record["arguments"]["hold_out"]:
+        _, test_set = eva.hold_out(train_set, record["arguments"]["hold_out"])
+    if not record["history"]["run"]["test images"].endswith(f"checksum {test_set.checksum}"):
+        pytest.skip("the record is of other images")
+    model = experiments("probe").load(path, len(test_set.classes))
+    result = eva.evaluate(model, eva.make_loader(test_set, eva.eval_policy(), batch_size=500))
+    assert result.acc == pytest.approx(record["test_acc"], abs=0.0005)
