@@ -26,6 +26,8 @@ from eva_utils.models.blocks import (
     conv_norm_relu,
     conv_relu_norm,
     depthwise_separable_conv,
+    residual_convs,
+    residual_separable,
     separable_relu_norm,
     start_at_identity,
 )
@@ -132,6 +134,8 @@ __all__ = [
     "plot_steps",
     "predict",
     "receptive_field",
+    "residual_convs",
+    "residual_separable",
     "run_mode",
     "save_checkpoint",
     "save_run",

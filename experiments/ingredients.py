@@ -1,6 +1,6 @@
-"""What each ingredient adds: a base and its variants, and the steps from notebook 05 to it, several seeds each.
+"""What each ingredient adds: a base and its variants, other networks, and the steps from notebook 05 to the record.
 
-    python experiments/ingredients.py --seeds 0 1 2        # trains what has no record yet, then prints the table
+    python experiments/ingredients.py --seeds 0 1 2        # trains what has no record yet, then prints the tables
     python experiments/ingredients.py --only "no gates"    # one of them, seed 0
 
 Each run is one of probe.py, 12 epochs tested on 5,000 held-back training images, and leaves its record in
@@ -22,6 +22,7 @@ BASE = (
     "--network small_residual_net --epochs 12 --batch-size 256 --optimizer muon --lr 0.05 --momentum 0.9 "
     "--weight-decay 0.01 --average 0.995 --final 0.1 --padding 0 --affine 0.5 --dropout 0.3 --grey 0.05"
 )
+TAUGHT = "--teacher experiments/records/teacher_14.json --copies 12 --answers runs/answers"  # from the root
 VARIANTS = {
     "the base": "",
     "SGD": "--optimizer sgd --lr 0.2 --weight-decay 3e-4",
@@ -43,6 +44,16 @@ VARIANTS = {
     "no shortcuts": "--without shortcuts",
     "no dilation": "--without dilation",
     "depthwise kernels of 5x5": "--depthwise 5",
+    "taught by `teacher`": TAUGHT,
+}
+PEERS = {  # the same recipe for all
+    "the base": "",
+    "`residual_net`": "--network residual_net",
+    "notebook 04's network": "--network dilated_net --identity",
+    "notebook 05's network": "--network dilated_separable_net --identity",
+    "ResNet-20": "--network resnet20",
+    "DenseNet-BC-40": "--network densenet40",
+    "`many_scales`": "--network many_scales",
 }
 STEPS = {  # each adds to those above it
     "notebook 05's network, SGD": "--network dilated_separable_net --optimizer sgd --lr 0.2 --weight-decay 3e-4 "
@@ -51,10 +62,11 @@ STEPS = {  # each adds to those above it
     "Muon": "--optimizer muon --lr 0.05 --weight-decay 0.01",
     "averaged weights": "--average 0.995",
     "a rate that ends at a tenth": "--final 0.1",
-    "residual_net": "--network residual_net --no-identity",
+    "residual blocks and gates": "--network residual_net --no-identity",
     "the course's whole policy": "--padding 0 --affine 0.5 --grey 0.05",
+    "a teacher's answers": TAUGHT,
 }
-RUNS = {name: f"{BASE} {options}" for name, options in VARIANTS.items()}
+RUNS = {name: f"{BASE} {options}" for name, options in (VARIANTS | PEERS).items()}
 RUNS |= {name: " ".join([BASE, *list(STEPS.values())[: number + 1]]) for number, name in enumerate(STEPS)}
 
 
@@ -68,19 +80,19 @@ def main() -> None:
         for name in args.only:
             if not path(name, seed).exists():
                 train(name, seed)
-    print(table(VARIANTS), table(STEPS), sep="\n\n")
+    print(table(VARIANTS), table(PEERS), table(STEPS), sep="\n\n")
 
 
 def path(name: str, seed: int | str) -> Path:
     """Return where the record of a variant and seed is or will be."""
-    return RECORDS / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{seed}.json"
+    return RECORDS / f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_{seed}.json"
 
 
 def train(name: str, seed: int) -> None:
     """Run the probe of that name; one that was cut goes on."""
     RECORDS.mkdir(parents=True, exist_ok=True)
     options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed))]
-    subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True)
+    subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
     for suffix in (".pt", ".pt.previous", ".weights"):
         path(name, seed).with_suffix(suffix).unlink(missing_ok=True)
 
