@@ -17,7 +17,7 @@ from eva_utils.distributed import processes
 from eva_utils.history import LrRange
 from eva_utils.loaders import EpochSampler, loader_generators
 from eva_utils.predictions import count_classes, images_and_labels
-from eva_utils.resume import random_state, set_random_state
+from eva_utils.randomness import random_state, set_random_state
 from eva_utils.runtime import best_device, best_precision
 from eva_utils.step import Loader, check_parts, loss_scaler, train_step
 

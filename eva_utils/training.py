@@ -15,11 +15,13 @@ from eva_utils.checkpoint import checkpoint_path
 from eva_utils.checks import real_number, whole_number
 from eva_utils.description import describe
 from eva_utils.distributed import first_seed, is_first, joined, sum_over_processes
+from eva_utils.epoch import EpochSoFar
 from eva_utils.history import HEADER, Evaluation, History
 from eva_utils.loaders import EpochSampler, loader_generators
 from eva_utils.predictions import count_classes, images_and_labels, predict
 from eva_utils.progress import Progress
-from eva_utils.resume import EpochSoFar, Saver, interruptions, random_state, set_random_state
+from eva_utils.randomness import random_state, set_random_state
+from eva_utils.resume import Saver, interruptions
 from eva_utils.runtime import (
     autocast,
     best_device,

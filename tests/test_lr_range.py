@@ -11,7 +11,7 @@ from eva_utils.lr_range import find_lr
 from eva_utils.models import build_network
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.plots import plot_lr_range
-from eva_utils.resume import random_state
+from eva_utils.randomness import random_state
 from eva_utils.runtime import seed_everything
 from eva_utils.transforms import course_policy
 
