@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
-from eva_utils import conv, conv_norm_relu
+from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable
 from eva_utils.models.blocks import Residual
 
 
@@ -184,14 +185,65 @@ def shared_pair(num_classes: int = 10) -> nn.Sequential:
     )
 
 
-def two_pairs(num_classes: int = 10) -> nn.Sequential:
+def two_pairs(num_classes: int = 10, *, gated: bool = False) -> nn.Sequential:
     """Return a network with a pair of 3x3 convolutions used twice at 16x16, and one four times at 8x8: 157,824."""
     large, small = ((conv(64, 64), conv(64, 64, dilation=2)) for _ in range(2))
+    blocks = [*(shared(*large) for _ in range(2)), *(shared(*small) for _ in range(4))]
+    if gated:
+        for block in blocks:
+            block.body.append(SqueezeExcitation(64, 16))
     return nn.Sequential(
-        *(conv_norm_relu(3, 32), separable_halving(32, 64), shared(*large), shared(*large)),
-        *(separable_halving(64, 64), shared(*small), shared(*small), shared(*small), shared(*small)),
+        *(conv_norm_relu(3, 32), separable_halving(32, 64), *blocks[:2], separable_halving(64, 64), *blocks[2:]),
         *(nn.AdaptiveAvgPool2d(1), conv(64, num_classes, kernel_size=1), nn.Flatten()),
     )
+
+
+def gated_pairs(num_classes: int = 10) -> nn.Sequential:
+    """Return the same with a gate at the end of each block: 170,592 parameters."""
+    return two_pairs(num_classes, gated=True)
+
+
+def early(stem: nn.Module, *blocks: nn.Module, num_classes: int) -> nn.Sequential:
+    """Return a network that leaves 32x32 behind with its stem, and has its width where there are fewer places."""
+    channels = [layer.out_channels for layer in blocks[-1].modules() if isinstance(layer, nn.Conv2d)][-1]
+    head = nn.AdaptiveAvgPool2d(1), conv(channels, num_classes, kernel_size=1), nn.Flatten()
+    return nn.Sequential(stem, *blocks, *head)
+
+
+def early_64(num_classes: int = 10) -> nn.Sequential:
+    """Return one with 64 channels at 16x16 and at 8x8, 197,936 parameters."""
+    stem = nn.Sequential(conv_norm_relu(3, 32), conv_norm_relu(32, 64, stride=2))
+    middle = residual_convs(64, dilation=2), separable_halving(64, 64)
+    late = residual_convs(64, dilation=2), *(residual_separable(64) for _ in range(3))
+    return early(stem, *middle, *late, num_classes=num_classes)
+
+
+def early_128(num_classes: int = 10) -> nn.Sequential:
+    """Return one with 64 channels at 16x16 and 128 at 8x8, 191,264 parameters."""
+    stem = nn.Sequential(conv_norm_relu(3, 32), conv_norm_relu(32, 64, stride=2))
+    middle = residual_convs(64, dilation=2), residual_separable(64), separable_halving(64, 128)
+    return early(stem, *middle, *(residual_separable(128) for _ in range(3)), num_classes=num_classes)
+
+
+def small_early_64(num_classes: int = 10) -> nn.Sequential:
+    """Return one with 48 channels at 16x16 and 64 at 8x8, 96,188 parameters."""
+    stem = nn.Sequential(conv_norm_relu(3, 16), conv_norm_relu(16, 48, stride=2))
+    middle = residual_convs(48, dilation=2), separable_halving(48, 64)
+    return early(stem, *middle, *(residual_separable(64) for _ in range(6)), num_classes=num_classes)
+
+
+def small_early_96(num_classes: int = 10) -> nn.Sequential:
+    """Return one with 48 channels at 16x16 and 96 at 8x8, 94,628 parameters."""
+    stem = nn.Sequential(conv_norm_relu(3, 16), conv_norm_relu(16, 48, stride=2))
+    middle = residual_convs(48, dilation=2), residual_separable(48), residual_separable(48), separable_halving(48, 96)
+    return early(stem, *middle, residual_separable(96), residual_separable(96), num_classes=num_classes)
+
+
+def small_early_dense(num_classes: int = 10) -> nn.Sequential:
+    """Return one whose block of two 3x3 convolutions has 64 channels, 98,800 parameters."""
+    stem = nn.Sequential(conv_norm_relu(3, 32), separable_halving(32, 64))
+    middle = residual_convs(64, dilation=2), separable_halving(64, 64)
+    return early(stem, *middle, residual_separable(64), residual_separable(64), num_classes=num_classes)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -201,6 +253,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "separable_stack": separable_stack,
     "shared_pair": shared_pair,
     "two_pairs": two_pairs,
+    "gated_pairs": gated_pairs,
+    "early_64": early_64,
+    "early_128": early_128,
+    "small_early_64": small_early_64,
+    "small_early_96": small_early_96,
+    "small_early_dense": small_early_dense,
     "small_teacher": small_teacher,
     "teacher": teacher,
 }

@@ -21,6 +21,12 @@ OTHERS = {  # which their docstrings say
     "separable_stack": 94_528,
     "shared_pair": 94_800,
     "two_pairs": 157_824,
+    "gated_pairs": 170_592,
+    "early_64": 197_936,
+    "early_128": 191_264,
+    "small_early_64": 96_188,
+    "small_early_96": 94_628,
+    "small_early_dense": 98_800,
     "small_teacher": 1_123_586,
     "teacher": 1_973_186,
 }
