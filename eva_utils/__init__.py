@@ -28,6 +28,7 @@ from eva_utils.models.blocks import (
     depthwise_separable_conv,
     residual_convs,
     residual_separable,
+    separable_norm_relu,
     separable_relu_norm,
     start_at_identity,
 )
@@ -140,6 +141,7 @@ __all__ = [
     "save_checkpoint",
     "save_run",
     "seed_everything",
+    "separable_norm_relu",
     "separable_relu_norm",
     "start_at_identity",
     "summary",

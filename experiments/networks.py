@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable
+from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable, separable_norm_relu
 from eva_utils.models.blocks import Residual
 
 
@@ -120,6 +120,11 @@ def many_scales(num_classes: int = 10) -> nn.Sequential:
     )
 
 
+def head(channels: int, num_classes: int) -> tuple[nn.Module, ...]:
+    """Return the layers from a map of so many channels to the logits, without a fully connected one."""
+    return nn.AdaptiveAvgPool2d(1), conv(channels, num_classes, kernel_size=1), nn.Flatten()
+
+
 def halving(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return two 3x3 convolutions, the first of them max pooled to half the size."""
     return nn.Sequential(
@@ -149,30 +154,21 @@ def separable(channels: int, dilation: int = 1) -> Residual:
     )
 
 
-def separable_halving(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return a depthwise 3x3 and a pointwise 1x1 convolution of stride 2."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
-        conv(in_channels, out_channels, kernel_size=1, stride=2),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    )
-
-
 def separable_stack(num_classes: int = 10) -> nn.Sequential:
     """Return thirteen depthwise separable layers, every other one at 16x16 dilated by 2: 94,528 parameters."""
     return nn.Sequential(
         *(conv_norm_relu(3, 32), separable(32), separable(32), conv_norm_relu(32, 64, stride=2)),
         *(separable(64, dilation=1 + number % 2) for number in range(7)),
-        *(separable_halving(64, 96), separable(96), separable(96), separable(96)),
-        *(nn.AdaptiveAvgPool2d(1), conv(96, num_classes, kernel_size=1), nn.Flatten()),
+        *(separable_norm_relu(64, 96, stride=2), separable(96), separable(96), separable(96)),
+        *head(96, num_classes),
     )
 
 
-def shared(first: nn.Conv2d, second: nn.Conv2d) -> Residual:
-    """Return a residual block of two convolutions that other blocks use as well, with norms of its own."""
+def shared(first: nn.Conv2d, second: nn.Conv2d, *, gated: bool = False) -> Residual:
+    """Return a residual block of two convolutions that other blocks use as well, with norms and a gate of its own."""
     channels = first.out_channels
-    return Residual(first, nn.BatchNorm2d(channels), nn.ReLU(), second, nn.BatchNorm2d(channels))
+    gate = [SqueezeExcitation(channels, channels // 4)] if gated else []
+    return Residual(first, nn.BatchNorm2d(channels), nn.ReLU(), second, nn.BatchNorm2d(channels), *gate)
 
 
 def shared_pair(num_classes: int = 10) -> nn.Sequential:
@@ -180,21 +176,18 @@ def shared_pair(num_classes: int = 10) -> nn.Sequential:
     stem = conv_norm_relu(3, 16), conv_norm_relu(16, 64, stride=2)
     pair = conv(64, 64), conv(64, 64, dilation=2)
     return nn.Sequential(
-        *(*stem, shared(*pair), shared(*pair), separable_halving(64, 64), shared(*pair), shared(*pair)),
-        *(separable(64), nn.AdaptiveAvgPool2d(1), conv(64, num_classes, kernel_size=1), nn.Flatten()),
+        *(*stem, shared(*pair), shared(*pair), separable_norm_relu(64, 64, stride=2), shared(*pair), shared(*pair)),
+        *(separable(64), *head(64, num_classes)),
     )
 
 
 def two_pairs(num_classes: int = 10, *, gated: bool = False) -> nn.Sequential:
     """Return a network with a pair of 3x3 convolutions used twice at 16x16, and one four times at 8x8: 157,824."""
     large, small = ((conv(64, 64), conv(64, 64, dilation=2)) for _ in range(2))
-    blocks = [*(shared(*large) for _ in range(2)), *(shared(*small) for _ in range(4))]
-    if gated:
-        for block in blocks:
-            block.body.append(SqueezeExcitation(64, 16))
+    blocks = [shared(*pair, gated=gated) for pair in (large, large, small, small, small, small)]
     return nn.Sequential(
-        *(conv_norm_relu(3, 32), separable_halving(32, 64), *blocks[:2], separable_halving(64, 64), *blocks[2:]),
-        *(nn.AdaptiveAvgPool2d(1), conv(64, num_classes, kernel_size=1), nn.Flatten()),
+        *(conv_norm_relu(3, 32), separable_norm_relu(32, 64, stride=2), *blocks[:2]),
+        *(separable_norm_relu(64, 64, stride=2), *blocks[2:], *head(64, num_classes)),
     )
 
 
@@ -203,47 +196,54 @@ def gated_pairs(num_classes: int = 10) -> nn.Sequential:
     return two_pairs(num_classes, gated=True)
 
 
-def early(stem: nn.Module, *blocks: nn.Module, num_classes: int) -> nn.Sequential:
-    """Return a network that leaves 32x32 behind with its stem, and has its width where there are fewer places."""
-    channels = [layer.out_channels for layer in blocks[-1].modules() if isinstance(layer, nn.Conv2d)][-1]
-    head = nn.AdaptiveAvgPool2d(1), conv(channels, num_classes, kernel_size=1), nn.Flatten()
-    return nn.Sequential(stem, *blocks, *head)
-
-
 def early_64(num_classes: int = 10) -> nn.Sequential:
-    """Return one with 64 channels at 16x16 and at 8x8, 197,936 parameters."""
-    stem = nn.Sequential(conv_norm_relu(3, 32), conv_norm_relu(32, 64, stride=2))
-    middle = residual_convs(64, dilation=2), separable_halving(64, 64)
-    late = residual_convs(64, dilation=2), *(residual_separable(64) for _ in range(3))
-    return early(stem, *middle, *late, num_classes=num_classes)
+    """Return a network that leaves 32x32 at once, with 64 channels at 16x16 and at 8x8: 197,936 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 32), conv_norm_relu(32, 64, stride=2)),
+        *(residual_convs(64, dilation=2), separable_norm_relu(64, 64, stride=2)),
+        *(residual_convs(64, dilation=2), *(residual_separable(64) for _ in range(3))),
+        *head(64, num_classes),
+    )
 
 
-def early_128(num_classes: int = 10) -> nn.Sequential:
-    """Return one with 64 channels at 16x16 and 128 at 8x8, 191,264 parameters."""
-    stem = nn.Sequential(conv_norm_relu(3, 32), conv_norm_relu(32, 64, stride=2))
-    middle = residual_convs(64, dilation=2), residual_separable(64), separable_halving(64, 128)
-    return early(stem, *middle, *(residual_separable(128) for _ in range(3)), num_classes=num_classes)
+def deep_residual_net(num_classes: int = 10) -> nn.Sequential:
+    """Return one with the widths of `small_residual_net` and more blocks: 197,244 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 16), residual_convs(16)),
+        *(conv_norm_relu(16, 32, stride=2), *(residual_convs(32, dilation=2) for _ in range(3))),
+        *(conv_norm_relu(32, 64, stride=2), residual_convs(64, dilation=2)),
+        *(residual_separable(64) for _ in range(5)),
+        *head(64, num_classes),
+    )
 
 
 def small_early_64(num_classes: int = 10) -> nn.Sequential:
-    """Return one with 48 channels at 16x16 and 64 at 8x8, 96,188 parameters."""
-    stem = nn.Sequential(conv_norm_relu(3, 16), conv_norm_relu(16, 48, stride=2))
-    middle = residual_convs(48, dilation=2), separable_halving(48, 64)
-    return early(stem, *middle, *(residual_separable(64) for _ in range(6)), num_classes=num_classes)
+    """Return a smaller one with 48 channels at 16x16 and 64 at 8x8: 96,188 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 16), conv_norm_relu(16, 48, stride=2)),
+        *(residual_convs(48, dilation=2), separable_norm_relu(48, 64, stride=2)),
+        *(residual_separable(64) for _ in range(6)),
+        *head(64, num_classes),
+    )
 
 
 def small_early_96(num_classes: int = 10) -> nn.Sequential:
-    """Return one with 48 channels at 16x16 and 96 at 8x8, 94,628 parameters."""
-    stem = nn.Sequential(conv_norm_relu(3, 16), conv_norm_relu(16, 48, stride=2))
-    middle = residual_convs(48, dilation=2), residual_separable(48), residual_separable(48), separable_halving(48, 96)
-    return early(stem, *middle, residual_separable(96), residual_separable(96), num_classes=num_classes)
+    """Return a smaller one with 48 channels at 16x16 and 96 at 8x8: 94,628 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 16), conv_norm_relu(16, 48, stride=2), residual_convs(48, dilation=2)),
+        *(residual_separable(48), residual_separable(48), separable_norm_relu(48, 96, stride=2)),
+        *(residual_separable(96), residual_separable(96)),
+        *head(96, num_classes),
+    )
 
 
 def small_early_dense(num_classes: int = 10) -> nn.Sequential:
-    """Return one whose block of two 3x3 convolutions has 64 channels, 98,800 parameters."""
-    stem = nn.Sequential(conv_norm_relu(3, 32), separable_halving(32, 64))
-    middle = residual_convs(64, dilation=2), separable_halving(64, 64)
-    return early(stem, *middle, residual_separable(64), residual_separable(64), num_classes=num_classes)
+    """Return a smaller one whose block of two 3x3 convolutions has 64 channels: 98,800 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 32), separable_norm_relu(32, 64, stride=2), residual_convs(64, dilation=2)),
+        *(separable_norm_relu(64, 64, stride=2), residual_separable(64), residual_separable(64)),
+        *head(64, num_classes),
+    )
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -255,7 +255,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "two_pairs": two_pairs,
     "gated_pairs": gated_pairs,
     "early_64": early_64,
-    "early_128": early_128,
+    "deep_residual_net": deep_residual_net,
     "small_early_64": small_early_64,
     "small_early_96": small_early_96,
     "small_early_dense": small_early_dense,

@@ -96,6 +96,19 @@ def separable_relu_norm(in_channels: int, out_channels: int, *, norm: Norm = nn.
     )
 
 
+def separable_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
+    """Return a depthwise 3x3 and a pointwise 1x1 convolution, normalisation and ReLU.
+
+    The stride is the pointwise one's: the same function as with the depthwise one's, and on a CPU the quicker way.
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        conv(in_channels, out_channels, kernel_size=1, stride=stride),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
 class depthwise_separable_conv(nn.Module):  # noqa: N801 - the published table of its network prints this name
     """A depthwise 3x3 and a pointwise 1x1 convolution, both with bias.
 
