@@ -1,4 +1,4 @@
-"""What each ingredient adds: a base and its variants, other networks, and the steps from notebook 05 to the record.
+"""What each ingredient adds: a base recipe and its variants, and other networks trained by the same recipe.
 
     python experiments/ingredients.py --seeds 0 1 2        # trains what has no record yet, then prints the tables
     python experiments/ingredients.py --only "no gates"    # one of them, seed 0
@@ -55,19 +55,7 @@ PEERS = {  # the same recipe for all
     "DenseNet-BC-40": "--network densenet40",
     "`many_scales`": "--network many_scales",
 }
-STEPS = {  # each adds to those above it
-    "notebook 05's network, SGD": "--network dilated_separable_net --optimizer sgd --lr 0.2 --weight-decay 3e-4 "
-    "--average 0 --final 0 --padding 4 --affine 0 --grey 0",
-    "started at the identity": "--identity",
-    "Muon": "--optimizer muon --lr 0.05 --weight-decay 0.01",
-    "averaged weights": "--average 0.995",
-    "a rate that ends at a tenth": "--final 0.1",
-    "residual blocks and gates": "--network residual_net --no-identity",
-    "the course's whole policy": "--padding 0 --affine 0.5 --grey 0.05",
-    "a teacher's answers": TAUGHT,
-}
 RUNS = {name: f"{BASE} {options}" for name, options in (VARIANTS | PEERS).items()}
-RUNS |= {name: " ".join([BASE, *list(STEPS.values())[: number + 1]]) for number, name in enumerate(STEPS)}
 
 
 def main() -> None:
@@ -80,7 +68,7 @@ def main() -> None:
         for name in args.only:
             if not path(name, seed).exists():
                 train(name, seed)
-    print(table(VARIANTS), table(PEERS), table(STEPS), sep="\n\n")
+    print(table(VARIANTS), table(PEERS), sep="\n\n")
 
 
 def path(name: str, seed: int | str) -> Path:

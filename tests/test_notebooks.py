@@ -19,6 +19,7 @@ NAMES = [path.name for path in PATHS]
 HEADINGS = ["Data", "Model", "Summary", "Train", "Curves", "Mistakes", "Takeaways"]
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["repository"]
 TRAINED = {path.name: path.stem[3:] for path in PATHS if path.stem[3:] in eva.NETWORKS}
+RECORD = ROOT / "notebooks" / "08_record.ipynb"
 
 
 @pytest.fixture(params=PATHS, ids=NAMES)
@@ -130,7 +131,7 @@ def test_nothing_is_defined_twice():
     assert len(defined) == len(set(defined))
 
 
-@pytest.mark.parametrize(("name", "network"), TRAINED.items())
+@pytest.mark.parametrize(("name", "network"), [*TRAINED.items(), (RECORD.name, "residual_net")])
 def test_the_network_built_in_a_notebook_is_the_librarys(name, network):
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     (cell,) = (cell for cell in code_cells(notebook) if "(nn.Module)" in cell.source)
@@ -181,3 +182,20 @@ def test_the_stored_outputs_are_those_of_the_record(run, name, network):
     assert f"weights averaged with {recipe['average']}" in words
     lowest = float(re.findall(r"'min_lr': ([\d.e-]+)", words)[0])
     assert lowest == pytest.approx(recipe["final"] * recipe["lr"], abs=1e-5)
+
+
+def test_the_closing_table_says_what_the_records_say():
+    """Of each network epochs and seconds, which the notebook states, and the accuracy, which it measures."""
+    cells = code_cells(nbformat.read(RECORD, as_version=4))
+    (stated,) = (cell.source for cell in cells if cell.source.startswith("trained = "))
+    trained = ast.literal_eval(stated.removeprefix("trained = "))
+    (table,) = (cell.outputs[0].text for cell in cells if "*map(row, " in cell.source)
+    for network, printed in zip(eva.NETWORKS, table.splitlines()[1:], strict=True):
+        path = ROOT / "results" / f"{network}.json"
+        if not path.exists():
+            path = ROOT / "experiments" / "records" / f"{network}_taught_0_test.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        seconds = record["history"]["seconds"]
+        assert trained[network] == (len(seconds), round(sum(seconds)))
+        assert printed.startswith(f"{network} ")
+        assert printed.endswith(f" {record['test_acc']:.2%}")
