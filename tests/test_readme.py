@@ -52,7 +52,7 @@ def taught_row(name):
     deviation = f" ± {100 * statistics.stdev(accuracies):.2f}, {len(records)} seeds" if len(records) > 1 else ""
     minutes = sum(records[0]["history"]["seconds"]) / 60
     cells = f"`{name}`", f"{records[0]['parameters']:,}", str(epochs), f"{statistics.mean(accuracies):.2%}{deviation}"
-    return f"| {' | '.join(cells)} | (taught) | CIFAR-10, JPEG q75 | cpu, 1 core, {minutes:.0f} minutes |"
+    return f"| {' | '.join(cells)} | (taught) | CIFAR-10, JPEG q75 | cpu, {minutes:.0f} minutes |"
 
 
 def test_links_lead_somewhere():
