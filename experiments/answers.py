@@ -3,7 +3,8 @@
 A teacher that answers during a student's training costs as much as the student. Here it is asked about ``copies``
 augmented copies of all images, and its logits are kept in a folder: one file a copy, float16 (N, classes). The images
 are not kept, they come out the same whenever they are drawn again. Epoch e of each student shows copy e modulo
-``copies``, in an order of its seed's (after Faghri et al. 2023, "Reinforce Data, Multiply Impact").
+``copies``, in an order of its seed's (after Faghri et al. 2023, "Reinforce Data, Multiply Impact"). With ``mirror``
+every other pass through the copies shows them mirrored, under the same answers: twice as many images for nothing.
 """
 
 import json
@@ -41,9 +42,11 @@ class Taught(DeviceLoader):
         teacher: nn.Module,
         copies: int,
         folder: Path,
+        mirror: bool = False,
     ) -> None:
         super().__init__(image_set, policy, batch_size, shuffle=True, seed=seed, device=eva.best_device())
         self.teacher, self.copies, self.folder = teacher.to(self.device).eval(), copies, folder
+        self.mirror = mirror
         self.logits = torch.empty(0, len(image_set.classes))  # of the latest batch
         settings = {
             "teacher": checksum(teacher),
@@ -66,10 +69,12 @@ class Taught(DeviceLoader):
         number = epoch % self.copies
         answers = self.answers(number)
         drawn = self._policy.draw(len(self.dataset), seed=DRAWS, epoch=number)
+        mirrored = self.mirror and epoch // self.copies % 2 == 1
         for first in range(0, len(order), self.batch_size):
             samples = order[first : first + self.batch_size]
             self.logits = torch.from_numpy(answers[samples]).to(self.device).float()
-            yield self._batch(samples, drawn)
+            images, labels = self._batch(samples, drawn)
+            yield (images.flip(3) if mirrored else images), labels
 
     def answers(self, number: int) -> np.ndarray:
         """Return the teacher's logits of a copy, float16 (N, classes), asking it where nobody has yet."""
@@ -105,4 +110,5 @@ class Answered(eva.Distillation):
         return images, (self._loader.logits / self.temperature).softmax(dim=1)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()} on {self._loader.copies} augmented copies"
+        mirrored = ", mirrored in every other pass" if self._loader.mirror else ""
+        return f"{super().__repr__()} on {self._loader.copies} augmented copies{mirrored}"

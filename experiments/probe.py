@@ -43,7 +43,13 @@ def main() -> None:
         teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
     if args.copies:
         train_loader = answers.Taught(
-            train_set, policy(args), **batches, teacher=teacher, copies=args.copies, folder=args.answers
+            train_set,
+            policy(args),
+            **batches,
+            teacher=teacher,
+            copies=args.copies,
+            folder=args.answers,
+            mirror=args.mirror,
         )
         mixed = answers.Answered(train_loader, temperature=args.temperature)
     else:
@@ -193,6 +199,7 @@ def _arguments() -> argparse.Namespace:
         help="record of a network to learn from in place of the labels, its weights beside it; of several, the mean",
     )
     add("--copies", type=int, default=0, help="augmented copies that the teacher is asked about once, see answers.py")
+    add("--mirror", action="store_true", help="show the copies mirrored in every other pass through them")
     add("--answers", type=Path, default=Path("answers"), help="folder of the answers, which all students share")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")

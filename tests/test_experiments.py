@@ -153,6 +153,23 @@ def test_the_answers_are_those_of_the_teacher_to_the_images_shown(experiments, t
     assert sorted(epochs[0]) == sorted(epochs[2]) != sorted(epochs[1])
 
 
+def test_every_other_pass_shows_the_copies_mirrored_under_the_same_answers(experiments, tmp_path):
+    answers = experiments("answers")
+    train_set, _ = eva.load_images("shapes")
+    train_set = train_set.subset(np.arange(32))
+    eva.seed_everything(0)
+    settings = {"teacher": eva.build_network("dilated_net"), "copies": 1, "folder": tmp_path, "mirror": True}
+    loader = answers.Taught(train_set, eva.crop_policy(dropout=0.5), 32, **settings, seed=0)
+    passes = []
+    for _ in range(3):
+        ((images, _),) = loader  # one batch
+        order = np.lexsort(loader.logits.numpy().T)
+        passes.append((loader.logits[order], images[order]))
+    for (logits, images), mirrored in zip(passes, (False, True, False), strict=True):
+        assert torch.equal(logits, passes[0][0])
+        assert torch.equal(images.flip(3) if mirrored else images, passes[0][1])
+
+
 def test_a_probe_takes_out_what_it_is_told_to(experiments):
     probe = experiments("probe")
     convs = {"network": "small_residual_net"}
