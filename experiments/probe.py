@@ -51,7 +51,7 @@ def main() -> None:
             folder=args.answers,
             mirror=args.mirror,
         )
-        mixed = answers.Answered(train_loader, temperature=args.temperature)
+        mixed = answers.Answered(train_loader, temperature=args.temperature, corrected=args.correct)
     else:
         train_loader = eva.make_loader(train_set, policy(args), shuffle=True, fast=True, **batches)
         if args.teacher:
@@ -200,6 +200,7 @@ def _arguments() -> argparse.Namespace:
     )
     add("--copies", type=int, default=0, help="augmented copies that the teacher is asked about once, see answers.py")
     add("--mirror", action="store_true", help="show the copies mirrored in every other pass through them")
+    add("--correct", action="store_true", help="exchange the first choice and the label in wrong answers")
     add("--answers", type=Path, default=Path("answers"), help="folder of the answers, which all students share")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")

@@ -170,6 +170,26 @@ def test_every_other_pass_shows_the_copies_mirrored_under_the_same_answers(exper
         assert torch.equal(images.flip(3) if mirrored else images, passes[0][1])
 
 
+def test_a_corrected_answer_has_the_label_for_its_first_choice_and_the_same_probabilities(experiments, tmp_path):
+    answers = experiments("answers")
+    train_set, _ = eva.load_images("shapes")
+    eva.seed_everything(0)
+    settings = {"teacher": eva.build_network("dilated_net"), "copies": 1, "folder": tmp_path}
+    loader = answers.Taught(train_set.subset(np.arange(64)), eva.crop_policy(), 64, **settings, seed=0)
+    ((images, labels),) = loader
+    loader.logits = torch.randn(64, 10)
+    _, asked = answers.Answered(loader, temperature=2)(images, labels)
+    _, probs = answers.Answered(loader, temperature=2, corrected=True)(images, labels)
+    right = asked.argmax(dim=1) == labels
+    assert 0 < right.sum() < 64
+    assert torch.equal(probs[right], asked[right])
+    assert torch.equal(probs.argmax(dim=1), labels)
+    for corrected, given, label in zip(probs, asked, labels, strict=True):
+        expected, first = given.clone(), given.argmax()
+        expected[label], expected[first] = given[first], given[label]
+        torch.testing.assert_close(corrected, expected)
+
+
 def test_a_probe_takes_out_what_it_is_told_to(experiments):
     probe = experiments("probe")
     convs = {"network": "small_residual_net"}
