@@ -55,6 +55,17 @@ def taught_row(name):
     return f"| {' | '.join(cells)} | (taught) | CIFAR-10, JPEG q75 | cpu, {minutes:.0f} minutes |"
 
 
+def test_what_a_teacher_brings_the_published_network_is_what_the_records_say():
+    accuracies = []
+    for epochs in (36, 140):
+        path = ROOT / "experiments" / "records" / f"dilated_net_taught_{epochs}_test.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record["arguments"]["batch_size"] == 128
+        assert len(record["history"]["test_acc"]) == epochs
+        accuracies.append(record["test_acc"])
+    assert "{:.2%} in its 36 epochs and {:.2%} in 140".format(*accuracies) in " ".join(README.split())
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
