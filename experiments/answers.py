@@ -102,7 +102,8 @@ class Answered(eva.Distillation):
     """The distillation of a teacher whose answers the loader brings with its batches.
 
     ``corrected``: where the teacher's first choice is not the label, the logits of the two are exchanged (after Wen et
-    al. 2019, "Preparing Lessons: Improve Knowledge Distillation with Better Supervision").
+    al. 2019, "Preparing Lessons: Improve Knowledge Distillation with Better Supervision"). The history's training
+    accuracy is then that by the labels.
     """
 
     def __init__(self, loader: Taught, *, temperature: float, corrected: bool = False) -> None:

@@ -215,6 +215,8 @@ def _arguments() -> argparse.Namespace:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.copies and not args.teacher:
         parser.error("--copies: of whose answers? add --teacher")
+    if (args.mirror or args.correct) and not args.copies:
+        parser.error("--mirror and --correct change the copies that a teacher has answered: add --copies")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args

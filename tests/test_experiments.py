@@ -93,6 +93,11 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
     taught = ["--optimizer", "muon", "--identity", "--teacher", "teacher.json"]
     for refused, reason in (
         ([*taught, "--hold-out", "200", "--out", "a.json"], "it was trained on images that are held back here"),
+        (
+            [*taught, "--hold-out", "100", "--mirror", "--out", "a.json"],
+            "change the copies that a teacher has answered",
+        ),
+        (["--correct", "--out", "a.json"], "change the copies that a teacher has answered: add --copies"),
         (["--teacher", "nowhere.json", "--out", "a.json"], "expected the record of a probe, with its weights"),
     ):
         done = probe(*refused)

@@ -199,7 +199,7 @@ def test_the_closing_table_says_what_the_records_say():
         paths = [ROOT / "results" / f"{network}.json"]
         if taught:
             seeds = sorted(experiments.glob(f"{network}_taught_[0-9]_test.json"))
-            paths = seeds or [experiments / f"{network}_taught_{final[0]}_test.json"]
+            paths = seeds or [experiments / f"{network}_taught_{final[0]}_epochs_test.json"]
         records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         seconds = records[0]["history"]["seconds"]
         assert final == (len(seconds), round(sum(seconds)), [round(record["test_acc"], 4) for record in records])

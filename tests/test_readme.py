@@ -58,7 +58,7 @@ def taught_row(name):
 def test_what_a_teacher_brings_the_published_network_is_what_the_records_say():
     accuracies = []
     for epochs in (36, 140):
-        path = ROOT / "experiments" / "records" / f"dilated_net_taught_{epochs}_test.json"
+        path = ROOT / "experiments" / "records" / f"dilated_net_taught_{epochs}_epochs_test.json"
         record = json.loads(path.read_text(encoding="utf-8"))
         assert record["arguments"]["batch_size"] == 128
         assert len(record["history"]["test_acc"]) == epochs
