@@ -1,11 +1,13 @@
 """Training images per second of the networks: the usual loop against fit, with the ordinary and the fast loader.
 
     python benchmarks/throughput.py --out benchmarks/records/throughput_cpu.json
+    python benchmarks/throughput.py --compiled --out benchmarks/records/compiled_cpu.json
 
 All train the same network with the same policy, batch size and SGD in one process, in turns. Two floors are
 stated beside: the speed if a step were its multiply-adds alone, at the rate of a large matrix product, and if it were
 the bytes alone that its layers, one by one, read and write, at the rate of a large copy. Fused layers and caches
-move fewer.
+move fewer. With --compiled the first to be measured is fit with the fast loader, and beside it the same with the
+network compiled; compiling counts to the round that does not.
 """
 
 import statistics
@@ -28,26 +30,28 @@ def main() -> None:
     """Measure the networks and print a table of each."""
     parser = common.parser(__doc__)
     parser.add_argument("--count", type=int, default=6400, help="images a round; default: %(default)s")
+    parser.add_argument("--compiled", action="store_true", help="measure what compiling the network gains, alone")
     args = parser.parse_args()
+    compared = compiled_contenders if args.compiled else contenders
     device, (whole_set, _) = eva.best_device(), eva.load_images(args.images)
     train_set = whole_set.subset(range(min(args.count, len(whole_set))))
     rates = {precision: matrix_rate(device, precision) for precision in precisions(device)}
     bandwidth = copy_rate(device)
     measured = {}
     for network in eva.NETWORKS:
-        values = common.in_turns(contenders(network, train_set, device), args.rounds)
+        values = common.in_turns(compared(network, train_set, device), args.rounds)
         floors = {precision: floor(network, precision, rate, bandwidth) for precision, rate in rates.items()}
         measured[network] = {"images_per_second": values, "floor_images_per_second": floors}
-        usual = statistics.median(values[USUAL])
+        first = statistics.median(next(iter(values.values())))
         rows = []
         for name, speeds in values.items():
             median, best = statistics.median(speeds), floors[name.rsplit(", ", 1)[1]]
             shares = [f"{median / best[kind]:.0%}" for kind in ("multiply-adds", "bytes")]
-            rows.append((name, common.spread(speeds), f"{median / usual:.2f}", *shares))
+            rows.append((name, common.spread(speeds), f"{median / first:.2f}", *shares))
         header = (
             "",
             "images/s: median (lowest to highest)",
-            "to the usual loop",
+            "to the first",
             "of the multiply-adds'",
             "of the bytes'",
         )
@@ -85,6 +89,20 @@ def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> d
     return made
 
 
+def compiled_contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> dict[str, Callable[[], float]]:
+    """Return what trains for an epoch with the fast loader in the best precision, as it is and compiled, by name."""
+    recipe, precision = RECIPES[network], eva.best_precision(device)
+    batches = {"batch_size": recipe["batch_size"], "fast": True, "device": device}
+    loader = eva.make_loader(train_set, recipe["policy"](), shuffle=True, **batches)
+    test_loader = eva.make_loader(train_set.subset([0]), eva.eval_policy(), batch_size=1, fast=True, device=device)
+    return {
+        f"fit, fast loader, {how}, {precision}": _fit(
+            network, loader, test_loader, device, precision, compiled=compiled
+        )
+        for how, compiled in (("as it is", False), ("compiled", True))
+    }
+
+
 def _channels_first(train: Callable[[], float]) -> float:
     """Call with torch's other memory layout in place of the one that ``fit`` asks for."""
     with mock.patch.object(torch, "channels_last", torch.contiguous_format):
@@ -92,9 +110,17 @@ def _channels_first(train: Callable[[], float]) -> float:
 
 
 def _fit(
-    network: str, loader: object, test_loader: object, device: torch.device, precision: str
+    network: str,
+    loader: object,
+    test_loader: object,
+    device: torch.device,
+    precision: str,
+    *,
+    compiled: bool = False,
 ) -> Callable[[], float]:
     model = eva.build_network(network)
+    if compiled:
+        model.compile(dynamic=False)  # one program for each size of batch
     optimizer = sgd(model, lr=0.04)
 
     def train() -> float:

@@ -145,6 +145,12 @@ def teacher(num_classes: int = 10) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, num_classes))
 
 
+def large_teacher(num_classes: int = 10) -> nn.Sequential:
+    """Return the widest one, half way to the 95% network of the same: 3,151,810 parameters."""
+    layers = [conv_norm_relu(3, 24), halving(24, 96), halving(96, 320), halving(320, 320)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(320, num_classes))
+
+
 def separable(channels: int, dilation: int = 1) -> Residual:
     """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution."""
     return Residual(
@@ -261,4 +267,5 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_early_dense": small_early_dense,
     "small_teacher": small_teacher,
     "teacher": teacher,
+    "large_teacher": large_teacher,
 }

@@ -63,6 +63,8 @@ def main() -> None:
     model = build(vars(args), len(train_set.classes))
     if args.identity:
         eva.start_at_identity(model)
+    if args.compile:
+        model.compile(dynamic=False)  # the last batch of an epoch, a smaller one, gets a program of its own
     optimizer = make_optimizer(model, args)
     history = eva.fit(  # returns early where the user interrupts
         model,
@@ -204,6 +206,7 @@ def _arguments() -> argparse.Namespace:
     add("--answers", type=Path, default=Path("answers"), help="folder of the answers, which all students share")
     add("--temperature", type=float, default=4.0, help="of the teacher's probabilities")
     add("--average", type=float, default=0.99, help="of the weights: what it keeps of itself each step")
+    add("--compile", action="store_true", help="have torch compile the network, which trains it faster")
     add("--seed", type=int, default=0)
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")

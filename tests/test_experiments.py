@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ OTHERS = {  # which their docstrings say
     "small_early_dense": 98_800,
     "small_teacher": 1_123_586,
     "teacher": 1_973_186,
+    "large_teacher": 3_151_810,
 }
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
 SHIPPED = {f"{name}_taught_0_test": name for name in eva.NETWORKS}  # records of weights that the library ships
@@ -85,6 +87,21 @@ def test_a_probe_writes_its_record(probe, tmp_path):
     run = record["history"]["run"]
     assert all(name in run["policy"] for name in ("Affine", "ColorJitter", "ToGray", "CoarseDropout"))
     assert run["batch transform"].startswith("MixUp(alpha=0.2")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles with g++, which is not here")
+def test_a_compiled_probe_learns_what_the_other_does(probe, tmp_path):
+    losses = []
+    for options in ([], ["--compile"]):
+        done = probe(
+            "--hold-out", "100", "--batch-size", "100", *options, "--out", "probe.json", "--network", "dilated_net"
+        )
+        assert done.returncode == 0, done.stderr
+        history = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))["history"]
+        assert history["run"]["precision"].endswith(", compiled") == bool(options)
+        losses += history["train_loss"]
+        (tmp_path / "probe.pt").unlink()
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):

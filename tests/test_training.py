@@ -222,6 +222,23 @@ def test_deterministic_runs_take_repeatable_algorithms_alone_and_leave_the_setti
     assert history.run["precision"].endswith(", deterministic")
 
 
+def test_a_compiled_network_trains_as_its_program_and_says_so(loaders, tmp_path):
+    runs, programs = [], []
+    for compiled in (False, True):
+        seed_everything(0)
+        model = build_network("dilated_net")
+        if compiled:
+            model.compile(dynamic=False, backend=lambda graph, _: programs.append(graph) or graph)
+        history = fit(model, *loaders, epochs=1, average=0.9, verbose=False, checkpoint=tmp_path / f"{compiled}.pt")
+        assert bool(programs) == compiled
+        runs.append((model, history))
+    assert equal(runs[0][0], runs[1][0])
+    assert list(runs[0][0].state_dict()) == list(runs[1][0].state_dict())
+    assert runs[1][1].run == runs[0][1].run | {"precision": f"{runs[0][1].run['precision']}, compiled"}
+    with pytest.raises(ValueError, match="compiled"):
+        fit(runs[1][0], *loaders, epochs=1, average=0.9, verbose=False, checkpoint=tmp_path / "False.pt")
+
+
 def test_a_batch_transform_gives_what_is_trained_on(loaders):
     """The loss is the cross entropy against both labels by their shares."""
     seen = []
