@@ -33,7 +33,7 @@ OTHERS = {  # which their docstrings say
     "large_teacher": 3_151_810,
 }
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
-SHIPPED = {f"{name}_taught_0_test": name for name in eva.NETWORKS}  # records of weights that the library ships
+SHIPPED = {f"{name}_0_test": name for name in eva.NETWORKS}  # records of weights that the library ships
 
 
 @pytest.fixture

@@ -121,9 +121,9 @@ def test_pretrained_networks_are_ready_to_use(path):
 
 def test_weights_and_records_come_together(monkeypatch):
     by_notebook = {path.stem for path in (ROOT / "results").glob("*.json")} & set(NETWORKS)
-    taught = {name for name in NETWORKS if (ROOT / f"experiments/records/{name}_taught_0_test.json").exists()}
-    assert {path.stem for path in WEIGHTS} == by_notebook | taught
-    assert not by_notebook & taught
+    by_probe = {name for name in NETWORKS if (ROOT / f"experiments/records/{name}_0_test.json").exists()}
+    assert {path.stem for path in WEIGHTS} == by_notebook | by_probe
+    assert not by_notebook & by_probe
     monkeypatch.setitem(NETWORKS, "new", NETWORKS["dilated_net"])
     with pytest.raises(FileNotFoundError, match="no weights of 'new' are shipped yet; to train it: python -m eva"):
         load_pretrained("new")

@@ -34,8 +34,8 @@ def build_network(name: str, *, num_classes: int = 10, **options: Any) -> nn.Mod
 def load_pretrained(name: str) -> nn.Module:
     """Return a network of :data:`NETWORKS` in eval mode, on the CPU, with its shipped weights.
 
-    ``results/<name>.json`` is the record of the run that trained them, or, for a network that learned from teachers,
-    ``experiments/records/<name>_taught_0_test.json``.
+    ``results/<name>.json`` is the record of the run that trained them, or, for a network of our own,
+    ``experiments/records/<name>_0_test.json``.
     Raises ValueError for an unknown name and FileNotFoundError for a network that has not been trained yet.
     """
     model = build_network(name)
