@@ -61,7 +61,13 @@ RECIPES = {
         "optimizer": muon,
         "policy": lambda: crop_policy(padding=4, dropout=0.5),
     },
-    "small_residual_net": OWN,
+    "small_residual_net": OWN
+    | {
+        "identity": True,
+        "epochs": 120,
+        "final": 0.1,
+        "policy": lambda: course_policy(affine=0.5, dropout=0.5, grey=0.05),
+    },
     "residual_net": OWN,
 }
 

@@ -1,5 +1,6 @@
 """The experiments run, and their page says what their records say."""
 
+import argparse
 import importlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
+from eva_utils.recipes import RECIPES
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 OTHERS = {  # which their docstrings say
@@ -229,6 +231,19 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert sum(p.numel() for p in model.parameters()) == count + difference, changes
         assert str(model) != str(whole), changes
         assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_library_trains_the_small_network_as_its_record_says(experiments):
+    recipe = RECIPES["small_residual_net"]
+    record = json.loads((EXPERIMENTS / "records" / "small_residual_net_0_test.json").read_text(encoding="utf-8"))
+    arguments = record["arguments"]
+    for name in ("identity", "epochs", "batch_size", "lr", "warmup", "final", "average"):
+        assert arguments[name] == recipe[name], name
+    assert not arguments["teacher"]
+    assert str(experiments("probe").policy(argparse.Namespace(**arguments))) == str(recipe["policy"]())
+    optimizer = recipe["optimizer"](eva.build_network("small_residual_net"), recipe["lr"])
+    same = experiments("probe").make_optimizer(eva.build_network("small_residual_net"), argparse.Namespace(**arguments))
+    assert repr(optimizer) == repr(same)
 
 
 def test_no_two_runs_share_a_record(experiments):
