@@ -63,11 +63,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--only", choices=RUNS, nargs="+", default=list(RUNS), help="default: all")
+    parser.add_argument("--compile", action="store_true", help="have torch compile the networks")
     args = parser.parse_args()
     for seed in args.seeds:
         for name in args.only:
             if not path(name, seed).exists():
-                train(name, seed)
+                train(name, seed, *(["--compile"] if args.compile else []))
     print(table(VARIANTS), table(PEERS), sep="\n\n")
 
 
@@ -76,10 +77,10 @@ def path(name: str, seed: int | str) -> Path:
     return RECORDS / f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_{seed}.json"
 
 
-def train(name: str, seed: int) -> None:
-    """Run the probe of that name; one that was cut goes on."""
+def train(name: str, seed: int, *more: str) -> None:
+    """Run the probe of that name, with more arguments where given; one that was cut goes on."""
     RECORDS.mkdir(parents=True, exist_ok=True)
-    options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed))]
+    options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed)), *more]
     subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
     for suffix in (".pt", ".pt.previous", ".weights"):
         path(name, seed).with_suffix(suffix).unlink(missing_ok=True)

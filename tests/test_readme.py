@@ -51,10 +51,8 @@ def probed_row(name):
     accuracies = [record["test_acc"] for record in records]
     deviation = f" ± {100 * statistics.stdev(accuracies):.2f}, {len(records)} seeds" if len(records) > 1 else ""
     minutes = sum(records[0]["history"]["seconds"]) / 60
-    taught = records[0]["arguments"]["teacher"]
-    learned = (
-        "(taught)" if taught else f"{statistics.mean(record['history']['train_acc'][-1] for record in records):.2%}"
-    )
+    train_acc = statistics.mean(record["history"]["train_acc"][-1] for record in records)
+    learned = "(taught)" if records[0]["arguments"]["teacher"] else f"{train_acc:.2%}"
     cells = f"`{name}`", f"{records[0]['parameters']:,}", str(epochs), f"{statistics.mean(accuracies):.2%}{deviation}"
     return f"| {' | '.join(cells)} | {learned} | CIFAR-10, JPEG q75 | cpu, {minutes:.0f} minutes |"
 
