@@ -22,6 +22,7 @@ from eva_utils.recipes import RECIPES
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 OTHERS = {  # which their docstrings say
     "separable_stack": 94_528,
+    "full_size_stack": 94_688,
     "shared_pair": 94_800,
     "two_pairs": 157_824,
     "gated_pairs": 170_592,
