@@ -22,7 +22,8 @@ class Distillation:
     Both belong together. The history's training accuracy is then the share of images on which student and teacher
     agree, and its training loss temperature squared times a cross entropy.
 
-    The teacher is taken in eval mode, on the device of the images and without gradients; its weights stay as they are.
+    The teacher is taken in eval mode and without gradients, and moves to the device of the images, where it stays; its
+    weights stay as they are.
     Raises ValueError for a temperature of 0 or less.
     """
 

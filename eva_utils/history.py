@@ -99,7 +99,10 @@ class LrRange:
 
     @property
     def lowest(self) -> float:
-        """The learning rate at which the loss was lowest; above it the training begins to diverge."""
+        """The learning rate at which the loss was lowest; above it the training begins to diverge.
+
+        Where it is the last of :attr:`lrs`, the loss was still falling there: test a wider range.
+        """
         return self.lrs[self.losses.index(min(self.losses))]
 
     @property

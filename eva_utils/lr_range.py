@@ -41,10 +41,13 @@ def find_lr(
     """Train a copy of the model for ``steps`` batches while the learning rate grows from ``least`` to ``most``.
 
     It grows by the same factor at each step, and ends early once the loss has diverged: at 4 times its lowest value,
-    or where it is no longer finite (Smith 2017, "Cyclical learning rates"). Groups of the optimizer keep the ratio of
-    their rates to the first group's. Model, optimizer, the loader's epoch and all random generators stay as they are.
-    The other arguments are those of :func:`fit`. Raises ValueError for a range that does not grow, for parts that do
-    not fit, for a loss that is not finite at the first step already, and where several processes train together.
+    from the 11th step on, or where it is no longer finite (Smith 2017, "Cyclical learning rates"). Groups of the
+    optimizer keep the ratio of their rates to the first group's. Model, optimizer, the loader's epoch and all random
+    generators stay as they are. The other arguments are those of :func:`fit`.
+
+    Returns the first group's rates and the losses, smoothed over about the last ten steps. Raises ValueError for a
+    range that does not grow, for parts that do not fit, for a loss that is not finite at the first or second step
+    already, and where several processes train together.
     """
     least, most = real_number("least", least, least=0), real_number("most", most, least=0)
     steps = whole_number("steps", steps, least=2)
@@ -53,7 +56,7 @@ def find_lr(
     if processes() > 1:
         raise ValueError("find_lr in several processes: each would test a share of the batches; call it in one")
     instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
-    check_parts(model, {"train_loader": train_loader}, optimizer, batch_transform)
+    check_parts(model, {"train_loader": train_loader}, optimizer, batch_transform, loss_fn)
     device = torch.device(device) if device else best_device()
     precision = best_precision(device) if precision is None else precision
     model, optimizer = copy.deepcopy((model, optimizer))  # together, so that the one holds the other's parameters
@@ -76,6 +79,8 @@ def find_lr(
             losses.append(smoothed)
     if not losses:
         raise ValueError(f"the loss is not finite at learning rate {least:g} already: look at the weights and images")
+    if len(losses) == 1:
+        raise ValueError(f"the loss is not finite after one step at learning rate {least:g}: choose a smaller least=")
     return LrRange(tuple(lrs), tuple(losses))
 
 

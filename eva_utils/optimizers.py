@@ -1,6 +1,6 @@
 """Parameter groups, and an optimizer that torch has for matrices only."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,13 +12,21 @@ from eva_utils.checks import real_number
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the model's parameters as two groups for a torch optimizer.
 
-    Weights of convolutions and linear layers decay; biases and normalisations, which are vectors, do not.
+    Weights of convolutions and linear layers decay; what has one number a channel, as biases, normalisations and
+    scales have, does not. Raises ValueError for a weight decay below 0.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights, others = _weights_and_others(model)
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": weights, "weight_decay": real_number("weight_decay", weight_decay, least=0)},
+        {"params": others, "weight_decay": 0.0},
     ]
+
+
+def _weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that are trained: those of several numbers a channel, and those of one."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in parameters if p.ndim > 1 and p.numel() > p.shape[0]]
+    return weights, [p for p in parameters if not any(p is w for w in weights)]
 
 
 def muon_groups(
@@ -26,22 +34,22 @@ def muon_groups(
 ) -> list[dict[str, Any]]:
     """Return the model's parameters as three groups for :class:`Muon`.
 
-    The weights of convolutions that mix channels, the first one excepted, step by ``lr`` along orthogonalised
-    momentum. The rest (the first layer, depthwise convolutions, biases, normalisations) takes steps of SGD by
-    ``sgd_lr``; of these, biases and normalisations do not decay.
+    The weights of layers that mix channels, the first one excepted, step by ``lr`` along orthogonalised momentum:
+    convolutions, grouped ones as one matrix too, and linear layers, the last one included. The rest (the first layer,
+    depthwise convolutions, biases, normalisations) takes steps of SGD by ``sgd_lr``; of these, what has one number a
+    channel does not decay.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters[1:] if p.ndim > 1 and p.shape[1] > 1]
-    others = [p for p in parameters if not any(p is m for m in matrices)]
+    weights, others = _weights_and_others(model)
+    matrices = [p for p in weights[1:] if p.shape[1] > 1]
     sgd = {"lr": sgd_lr, "orthogonal": False}
     return [
         {"params": matrices, "lr": lr, "weight_decay": weight_decay, "orthogonal": True},
         {
-            "params": [p for p in others if p.ndim > 1],
+            "params": [p for p in weights if not any(p is m for m in matrices)],
             "weight_decay": sgd_weight_decay,
             **sgd,
         },
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, **sgd},
+        {"params": others, "weight_decay": 0.0, **sgd},
     ]
 
 
@@ -54,7 +62,10 @@ class Muon(torch.optim.Optimizer):
     (out_channels, in_channels * height * width).
 
     Groups with ``orthogonal`` False take steps of SGD with Nesterov momentum. Weight decay is decoupled in the former
-    (each step shrinks the weights by ``lr * weight_decay``) and part of the gradient in the latter.
+    (each step shrinks the weights by ``lr * weight_decay``) and part of the gradient in the latter. :func:`muon_groups`
+    makes the groups; plain parameters are one group to orthogonalise.
+
+    Raises ValueError for a rate or a decay below 0, a momentum outside 0 to less than 1, and vectors to orthogonalise.
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float = 0.05, momentum: float = 0.9) -> None:
@@ -62,12 +73,20 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:
             real_number("lr", group["lr"], least=0)
-            real_number("momentum", group["momentum"], least=0, most=1)
+            if real_number("momentum", group["momentum"], least=0, most=1) == 1:
+                raise ValueError("momentum=1: expected a share below 1, such as 0.9; that one never moves a weight")
             real_number("weight_decay", group["weight_decay"], least=0)
+            vectors = [tuple(p.shape) for p in group["params"] if p.ndim < 2]
+            if group["orthogonal"] and vectors:
+                raise ValueError(f"a parameter {vectors[0]} is no matrix: hand in muon_groups(model, ...)")
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Move each parameter that has a gradient by one step."""
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Move each parameter that has a gradient by one step; return the loss of ``closure``, called before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -75,6 +94,7 @@ class Muon(torch.optim.Optimizer):
                         self.state[p]["momentum"] = torch.zeros_like(p)
                     update = _orthogonal_step if group["orthogonal"] else _sgd_step
                     update(p, self.state[p]["momentum"], group)
+        return loss
 
 
 def _orthogonal_step(p: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
@@ -113,8 +133,11 @@ def one_cycle(
 
     The learning rate rises from 1/25 of the highest over the first ``warmup`` of the steps and falls to ``final`` of
     the highest, or about 0, at the last (Smith & Topin 2018); the momentum stays. Step it after every batch.
-    Raises ValueError for no steps, a warm-up that is no share of them, or a ``final`` outside 0 to 1.
+    Raises ValueError for no steps, a warm-up that is no share of them, a ``final`` outside 0 to 1, or an optimizer that
+    has a schedule already, whose rates are no longer its own.
     """
+    if any("initial_lr" in group for group in optimizer.param_groups):
+        raise ValueError("the optimizer has had a schedule, which changed its learning rates: make the optimizer anew")
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps}: expected 1 or more, the number of batches in all epochs")
     total_steps = max(total_steps, 3)  # torch cannot divide fewer into a rise and a fall

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eva_utils.checks import real_number, whole_number
 from eva_utils.images import ImageSet
 from eva_utils.loaders import make_loader
 from eva_utils.models import build_network
@@ -87,16 +88,19 @@ def prepare(
     """Return the arguments of :func:`fit` for a new network and a recipe, the network's in :data:`RECIPES` by default.
 
     ``epochs``, ``batch_size`` and ``lr`` are the recipe's where None; ``loading`` goes to :func:`make_loader`.
-    Global generators are seeded.
+    Global generators are seeded. Raises ValueError for an unknown network and for epochs, a batch size or an lr of 0.
     """
-    recipe = recipe or RECIPES[network]
-    epochs, batch_size = epochs or recipe["epochs"], batch_size or recipe["batch_size"]
     seed_everything(seed)
     model = build_network(network, num_classes=len(train_set.classes))
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    recipe = (recipe or RECIPES[network]) | {name: value for name, value in given.items() if value is not None}
+    epochs, batch_size = (whole_number(name, recipe[name], least=1) for name in ("epochs", "batch_size"))
+    if real_number("lr", recipe["lr"], least=0) == 0:
+        raise ValueError("lr=0: expected more than 0, or None for the recipe's")
     if recipe["identity"]:
         start_at_identity(model)
     train_loader = make_loader(train_set, recipe["policy"](), batch_size=batch_size, shuffle=True, seed=seed, **loading)
-    optimizer = recipe["optimizer"](model, lr or recipe["lr"])
+    optimizer = recipe["optimizer"](model, recipe["lr"])
     return {
         "model": model,
         "train_loader": train_loader,

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from eva_utils.averaging import MovingAverage
@@ -58,7 +60,7 @@ def train_step(
     scaler.step(optimizer)
     scaler.update()
     if averaged is not None:
-        averaged.update(getattr(model, "module", model))
+        averaged.update(model.module if isinstance(model, DistributedDataParallel) else model)
     if scheduler is not None:
         scheduler.step()
     likeliest = targets if targets.ndim == 1 else targets.argmax(dim=1)
@@ -70,8 +72,9 @@ def check_parts(
     loaders: dict[str, Loader],
     optimizer: torch.optim.Optimizer | None,
     batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
-    """Raise ValueError where these do not belong together, so that nothing would be trained."""
+    """Raise ValueError where these do not belong together, so that nothing would be trained, or another thing."""
     instance("model", model, nn.Module, "a network, such as build_network gives")
     for name, loader in loaders.items():
         instance(name, loader, (DataLoader, DeviceLoader), "a loader, such as make_loader gives")
@@ -85,6 +88,9 @@ def check_parts(
     if batch_transform is not None and not callable(batch_transform):
         what = type(batch_transform).__name__
         raise ValueError(f"batch_transform is a {what}: expected a function of (images, labels), such as MixUp")
+    if hasattr(batch_transform, "loss") and loss_fn is F.cross_entropy:
+        what = type(batch_transform).__name__
+        raise ValueError(f"batch_transform is a {what}, which has a loss of its own: hand in its .loss as loss_fn= too")
 
 
 def check_schedule(

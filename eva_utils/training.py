@@ -76,7 +76,8 @@ def fit(
     when they would be saved.
     """
     epochs, average, save_minutes = _numbers(epochs, average, save_minutes)
-    check_parts(model, {"train_loader": train_loader, "test_loader": test_loader}, optimizer, batch_transform)
+    loaders = {"train_loader": train_loader, "test_loader": test_loader}
+    check_parts(model, loaders, optimizer, batch_transform, loss_fn)
     check_schedule(scheduler, optimizer, epochs * len(train_loader))
     device = torch.device(device) if device else best_device()
     if deterministic:

@@ -22,7 +22,7 @@ BASE = (
     "--network small_residual_net --epochs 12 --batch-size 256 --optimizer muon --lr 0.05 --momentum 0.9 "
     "--weight-decay 0.01 --average 0.995 --final 0.1 --padding 0 --affine 0.5 --dropout 0.3 --grey 0.05"
 )
-TAUGHT = "--teacher experiments/records/teacher_14.json --copies 12 --answers runs/answers"  # from the root
+TAUGHT = "--teacher experiments/records/teacher_14.json --copies 12 --answers runs/answers_teacher"  # from the root
 VARIANTS = {
     "the base": "",
     "SGD": "--optimizer sgd --lr 0.2 --weight-decay 3e-4",
@@ -39,7 +39,10 @@ VARIANTS = {
     "crops in place of affine maps": "--padding 4 --affine 0",
     "crops and affine maps": "--padding 4",
     "affine maps of all images": "--affine 1",
+    "affine maps half as far": "--strength 0.5",
+    "affine maps twice as far": "--strength 2",
     "colours changed by a fifth": "--jitter 0.2",
+    "started at the identity": "--identity",
     "no gates": "--without gates",
     "no shortcuts": "--without shortcuts",
     "no dilation": "--without dilation",
@@ -82,6 +85,8 @@ def train(name: str, seed: int, *more: str) -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
     options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed)), *more]
     subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
+    if not path(name, seed).exists():
+        raise SystemExit(f"{name}, seed {seed}: interrupted; the same command goes on")
     for suffix in (".pt", ".pt.previous", ".weights"):
         path(name, seed).with_suffix(suffix).unlink(missing_ok=True)
 
@@ -104,7 +109,7 @@ def table(names: Iterable[str]) -> str:
 
 def accuracies(name: str) -> list[float]:
     """Return the accuracies of the runs of that name that have a record, in the order of their seeds."""
-    numbers = sorted(int(record.stem.rsplit("_", 1)[1]) for record in RECORDS.glob(path(name, "[0-9]").name))
+    numbers = sorted(int(record.stem.rsplit("_", 1)[1]) for record in RECORDS.glob(path(name, "[0-9]*").name))
     return [json.loads(path(name, seed).read_text(encoding="utf-8"))["test_acc"] for seed in numbers]
 
 

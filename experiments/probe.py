@@ -220,6 +220,10 @@ def _arguments() -> argparse.Namespace:
         parser.error("--copies: of whose answers? add --teacher")
     if (args.mirror or args.correct) and not args.copies:
         parser.error("--mirror and --correct change the copies that a teacher has answered: add --copies")
+    if args.decay_all and args.optimizer != "muon":
+        parser.error("--decay-all is for Muon alone")
+    if args.depthwise is not None and (args.depthwise < 1 or args.depthwise % 2 == 0):
+        parser.error(f"--depthwise {args.depthwise}: expected an odd side, such as 5")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args

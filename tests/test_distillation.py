@@ -83,6 +83,12 @@ def test_the_loss_without_the_teacher_is_refused(teacher, shapes):
         fit(teacher, loader, loader, epochs=1, verbose=False, loss_fn=Distillation(teacher).loss)
 
 
+def test_the_teacher_without_its_loss_is_refused(teacher, shapes):
+    loader = make_loader(shapes, eval_policy(), batch_size=20, fast=True)
+    with pytest.raises(ValueError, match=r"batch_transform is a Distillation.* hand in its \.loss as loss_fn= too"):
+        fit(teacher, loader, loader, epochs=1, verbose=False, batch_transform=Distillation(teacher))
+
+
 def test_a_frozen_layer_of_the_teacher_stays_frozen(teacher):
     frozen = next(module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     Distillation(teacher)(torch.randn(2, 3, 32, 32), torch.arange(2))

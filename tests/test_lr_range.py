@@ -115,6 +115,13 @@ def test_a_loss_that_is_never_finite_is_said(quadratic):
         find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=0.0), loss_fn=loss_fn)
 
 
+def test_a_range_that_diverges_at_once_suggests_nothing(quadratic):
+    model, loader, loss_fn = quadratic
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=r"after one step at learning rate 1e\+30: choose a smaller least="):
+        find_lr(model, loader, sgd, least=1e30, most=1e31, loss_fn=loss_fn, precision="float32")
+
+
 def test_what_does_not_belong_together_is_refused(shapes):
     model = build_network("dilated_net")
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -35,6 +35,18 @@ def test_muon_groups_orthogonalise_what_mixes_channels_but_the_first_layer():
     assert {p.ndim for p in vectors["params"]} == {1}
 
 
+def test_scales_of_channels_do_not_decay_and_the_first_weight_may_come_late():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=8), nn.Conv2d(8, 4, 1))
+    model.scale = nn.Parameter(torch.ones(4, 1, 1))
+    _, first, scale, last = (module.weight for module in model)
+    weights, rest = (group["params"] for group in decay_groups(model, 0.1))
+    assert [id(p) for p in weights] == [id(first), id(last)]
+    assert {id(model.scale), id(scale)} < {id(p) for p in rest}
+    groups = muon_groups(model, lr=1, sgd_lr=2, weight_decay=3, sgd_weight_decay=4)
+    assert same_parameters(groups, model)
+    assert [[id(p) for p in group["params"]] for group in groups[:2]] == [[id(last)], [id(first)]]
+
+
 @pytest.mark.parametrize("shape", [(16, 144), (64, 32), (10, 10)])
 def test_orthogonalize_levels_the_singular_values(shape):
     torch.manual_seed(0)
@@ -82,6 +94,38 @@ def test_its_other_group_is_torchs_sgd():
     assert torch.allclose(ours.bias, theirs.bias, atol=1e-6)
 
 
+def test_a_step_returns_the_loss_of_its_closure():
+    torch.manual_seed(0)
+    layer, images = nn.Linear(4, 3, bias=False), torch.randn(5, 4)
+    optimizer, before = Muon(layer.parameters(), lr=0.1), layer.weight.detach().clone()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = layer(images).square().mean()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx((images @ before.T).square().mean().item())
+    assert not torch.equal(layer.weight, before)
+
+
+def test_muon_refuses_what_it_cannot_step_by():
+    model = build_network("dilated_separable_net")
+    with pytest.raises(ValueError, match=r"a parameter \(16,\) is no matrix: hand in muon_groups\(model, \.\.\.\)"):
+        Muon(model.parameters())
+    with pytest.raises(ValueError, match="momentum=1: expected a share below 1"):
+        Muon(nn.Linear(2, 2, bias=False).parameters(), momentum=1)
+    with pytest.raises(ValueError, match="weight_decay=-1: expected a number from 0"):
+        decay_groups(model, -1)
+
+
+def test_a_second_schedule_on_one_optimizer_is_refused():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    one_cycle(optimizer, 10)
+    with pytest.raises(ValueError, match=r"has had a schedule, .*: make the optimizer anew"):
+        one_cycle(optimizer, 10)
+
+
 def test_one_cycle_rises_from_each_groups_lr_and_falls_to_nought():
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 1.0)]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
@@ -110,12 +154,13 @@ def test_one_cycle_ends_at_the_final_share_of_the_highest():
 
 
 def test_short_schedules_work_or_are_refused():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     for total, warmup in ((1, 0.1), (2, 0.1), (3, 0.0), (5, 0.2), (10, 0.1)):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         scheduler = one_cycle(optimizer, total, warmup=warmup)
         for _ in range(total):
             optimizer.step()
             scheduler.step()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     with pytest.raises(ValueError, match="total_steps=0: expected 1 or more"):
         one_cycle(optimizer, 0)
     with pytest.raises(ValueError, match="warmup=1: expected a share of the steps"):

@@ -74,7 +74,7 @@ def plot_lr_range(result: LrRange, *, title: str = "") -> Figure:
     ax.plot(result.lrs, result.losses)
     ax.axvline(result.lowest, linestyle=":", color="C7", label=f"lowest loss: {result.lowest:.2g}")
     ax.axvline(result.suggestion, linestyle="--", color="C1", label=f"suggestion: {result.suggestion:.2g}")
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss (cross entropy), smoothed", title=title)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title=title)
     ax.set_ylim(top=min(max(result.losses), 2 * result.losses[0]))  # else the explosion at the end is all one sees
     ax.grid(alpha=0.3)
     ax.legend()
