@@ -29,15 +29,15 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 # Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
 # as a share of the highest, average, optimizer and augmentation; those of the published networks are their notebooks'.
 OWN = {
-    "identity": False,
-    "epochs": 60,
+    "identity": True,
+    "epochs": 120,
     "batch_size": 256,
     "lr": 0.05,
     "warmup": 0.1,
-    "final": 0.0,
+    "final": 0.1,
     "average": 0.998,
     "optimizer": muon,
-    "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
+    "policy": lambda: course_policy(affine=0.5, dropout=0.5, grey=0.05),
 }
 RECIPES = {
     "dilated_net": {
@@ -62,14 +62,8 @@ RECIPES = {
         "optimizer": muon,
         "policy": lambda: crop_policy(padding=4, dropout=0.5),
     },
-    "small_residual_net": OWN
-    | {
-        "identity": True,
-        "epochs": 120,
-        "final": 0.1,
-        "policy": lambda: course_policy(affine=0.5, dropout=0.5, grey=0.05),
-    },
-    "residual_net": OWN,
+    "small_residual_net": OWN,
+    "residual_net": OWN | {"epochs": 90, "final": 0.05},
 }
 
 

@@ -234,16 +234,17 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_the_library_trains_the_small_network_as_its_record_says(experiments):
-    recipe = RECIPES["small_residual_net"]
-    record = json.loads((EXPERIMENTS / "records" / "small_residual_net_0_test.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("network", ["small_residual_net", "residual_net"])
+def test_the_library_trains_our_own_networks_as_their_records_say(experiments, network):
+    recipe = RECIPES[network]
+    record = json.loads((EXPERIMENTS / "records" / f"{network}_0_test.json").read_text(encoding="utf-8"))
     arguments = record["arguments"]
     for name in ("identity", "epochs", "batch_size", "lr", "warmup", "final", "average"):
         assert arguments[name] == recipe[name], name
     assert not arguments["teacher"]
     assert str(experiments("probe").policy(argparse.Namespace(**arguments))) == str(recipe["policy"]())
-    optimizer = recipe["optimizer"](eva.build_network("small_residual_net"), recipe["lr"])
-    same = experiments("probe").make_optimizer(eva.build_network("small_residual_net"), argparse.Namespace(**arguments))
+    optimizer = recipe["optimizer"](eva.build_network(network), recipe["lr"])
+    same = experiments("probe").make_optimizer(eva.build_network(network), argparse.Namespace(**arguments))
     assert repr(optimizer) == repr(same)
 
 
@@ -269,8 +270,8 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments):
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_the_page_quotes_each_record(path):
-    page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+def test_the_list_of_runs_quotes_each_record(path):
+    page = (EXPERIMENTS / "records" / "README.md").read_text(encoding="utf-8")
     record = json.loads(path.read_text(encoding="utf-8"))
     (row,) = re.findall(rf"^\|.*\| `{path.stem}` \|$", page, re.MULTILINE)
     assert f"| {record['test_acc']:.2%} |" in row

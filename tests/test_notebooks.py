@@ -208,3 +208,16 @@ def test_the_closing_table_says_what_the_records_say():
         assert bool(taught) == bool(records[0].get("arguments", {}).get("teacher"))
         if shipped:
             assert re.search(rf"^{network} +{final[2][0]:.2%}$", measured, re.MULTILINE)
+
+
+def test_our_own_networks_pass_every_clause_where_their_record_is_told():
+    notebook = nbformat.read(RECORD, as_version=4)
+    (cell,) = (cell for cell in code_cells(notebook) if "eva.check_assignment(eva.build_network(name)" in cell.source)
+    assert re.findall(r"^(\w+) tier: (\w+)$", cell.outputs[0].text, re.MULTILINE) == [
+        ("standard", "passed"),
+        ("bonus", "passed"),
+    ]
+    for name in ("residual_net", "small_residual_net"):
+        record = json.loads((ROOT / "experiments" / "records" / f"{name}_0_test.json").read_text(encoding="utf-8"))
+        for text in (notebook.cells[0].source, cell.outputs[0].text):
+            assert f"{record['test_acc']:.2%}" in text
