@@ -30,7 +30,7 @@ def layer(field):
 
 STEPS = {"as it was": (0.80, 0.82, 0.81), "a long name of a step that is taken": (0.835, 0.825, 0.83), "last": (0.85,)}
 NETWORKS = {
-    "ours": {"small": (95_092, 0.89), "large": (197_244, 0.905)},
+    "ours": {"small": (95_092, 0.89), "under a name": (116_500, 0.8895), "large": (197_244, 0.905)},
     "peers": {"as small": (97_530, 0.8905), "beside it": (98_180, 0.8895), "largest": (272_474, 0.895)},
 }
 
@@ -229,7 +229,10 @@ def test_networks_stand_at_their_parameters_and_their_names_do_not_overlap():
         assert list(zip(*line.get_data(), strict=True)) == list(networks.values())
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.texts]
-    assert len(boxes) == 5
+    assert len(boxes) == 6
     assert not any(a.overlaps(b) for number, a in enumerate(boxes) for b in boxes[:number])
+    points = [ax.transData.transform(point) for networks in NETWORKS.values() for point in networks.values()]
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    assert all(ax.bbox.x0 <= box.x0 for box in boxes)
     with pytest.raises(ValueError, match="no network to draw"):
         plot_accuracy_over_parameters({"ours": {}})

@@ -1,5 +1,6 @@
 """Figures that compare networks: what each step towards one brought, and accuracy over parameters."""
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.transforms import Bbox
 
 from eva_utils.plots.figures import closed
 
@@ -61,11 +63,14 @@ def plot_accuracy_over_parameters(groups: Mapping[str, Mapping[str, tuple[int, f
 
 
 def _part(figure: Figure, labels: list[Annotation]) -> None:
-    """Lift each label, from the lowest up, until it covers none of those below it."""
+    """Put each label, from the lowest up, right or left of its point, or higher, so that it covers nothing."""
     figure.draw_without_rendering()
-    placed: list[Annotation] = []
+    ax = labels[0].axes
+    taken = [Bbox.from_bounds(*ax.transData.transform(label.xy), 0, 0).padded(4 * figure.dpi / 72) for label in labels]
     for label in sorted(labels, key=lambda label: label.xy[1]):
-        while any(label.get_window_extent().overlaps(other.get_window_extent()) for other in placed):
-            x, y = label.get_position()
-            label.set_position((x, y + 2))
-        placed.append(label)
+        for x, y in ((side * 8, height) for height in itertools.count(0, 2) for side in (1, -1)):
+            label.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
+            box = label.get_window_extent()
+            if box.x0 >= ax.bbox.x0 and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
