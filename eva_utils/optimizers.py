@@ -24,9 +24,11 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the parameters that are trained: those of several numbers a channel, and those of one."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    weights = [p for p in parameters if p.ndim > 1 and p.numel() > p.shape[0]]
-    return weights, [p for p in parameters if not any(p is w for w in weights)]
+    weights, others = [], []
+    for p in model.parameters():
+        if p.requires_grad:
+            (weights if p.ndim > 1 and p.numel() > p.shape[0] else others).append(p)
+    return weights, others
 
 
 def muon_groups(
@@ -45,7 +47,7 @@ def muon_groups(
     return [
         {"params": matrices, "lr": lr, "weight_decay": weight_decay, "orthogonal": True},
         {
-            "params": [p for p in weights if not any(p is m for m in matrices)],
+            "params": [*weights[:1], *(p for p in weights[1:] if p.shape[1] == 1)],
             "weight_decay": sgd_weight_decay,
             **sgd,
         },
