@@ -63,6 +63,8 @@ def main() -> None:
     model = build(vars(args), len(train_set.classes))
     if args.identity:
         eva.start_at_identity(model)
+    if args.start:
+        model.load_state_dict(torch.load(args.start, weights_only=True))
     if args.compile:
         model.compile(dynamic=False)  # the last batch of an epoch, a smaller one, gets a program of its own
     optimizer = make_optimizer(model, args)
@@ -80,9 +82,9 @@ def main() -> None:
     )
     if len(history) < args.epochs:
         return
-    arguments = vars(args) | {"out": args.out.name, "answers": args.answers.name}
+    names = {"out": args.out.name, "answers": args.answers.name, "start": args.start and args.start.name}
     record = {
-        "arguments": arguments | {"teacher": args.teacher and [path.name for path in args.teacher]},
+        "arguments": vars(args) | names | {"teacher": args.teacher and [path.name for path in args.teacher]},
         "parameters": sum(p.numel() for p in model.parameters()),
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "history": vars(history),
@@ -194,6 +196,7 @@ def _arguments() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="each convolution starts as what hands its input on, plus noise",
     )
+    add("--start", type=Path, metavar="FILE", help="weights of the same network to go on from")
     add(
         "--teacher",
         type=Path,
@@ -214,8 +217,14 @@ def _arguments() -> argparse.Namespace:
     for path in args.teacher or []:
         if not path.with_suffix(".weights").exists():
             parser.error(f"--teacher {path}: expected the record of a probe, with its weights beside it")
-        if args.hold_out > json.loads(path.read_text(encoding="utf-8"))["arguments"]["hold_out"]:
+        if args.hold_out > _held_back(path):
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
+    if args.start and not args.start.is_file():
+        parser.error(f"--start {args.start}: no such file; expected weights, as eva_utils/weights/residual_net.pt")
+    if args.start and args.hold_out > _held_back(args.start.with_suffix(".json")):
+        parser.error("--start: it was trained on images that are held back here; add --hold-out 0")
+    if args.start and args.identity:
+        parser.error("--start brings weights of its own: leave out --identity")
     if args.copies and not args.teacher:
         parser.error("--copies: of whose answers? add --teacher")
     if (args.mirror or args.correct) and not args.copies:
@@ -227,6 +236,11 @@ def _arguments() -> argparse.Namespace:
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
     return args
+
+
+def _held_back(record: Path) -> int:
+    """Return how many training images a run held back, 0 where there is no record of it."""
+    return json.loads(record.read_text(encoding="utf-8"))["arguments"]["hold_out"] if record.exists() else 0
 
 
 if __name__ == "__main__":

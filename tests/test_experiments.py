@@ -134,6 +134,25 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
     assert run["optimizer"].startswith("Muon")
 
 
+def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
+    first = ["--network", "small_residual_net", "--average", "0", "--hold-out", "100"]
+    assert probe(*first, "--out", "first.json").returncode == 0
+    start = [*first, "--start", "first.weights", "--out", "second.json"]
+    for refused, reason in (
+        ([*start, "--hold-out", "200"], "it was trained on images that are held back here"),
+        ([*start, "--identity"], "--start brings weights of its own"),
+        ([*start, "--start", "nowhere.pt"], "--start nowhere.pt: no such file"),
+    ):
+        done = probe(*refused)
+        assert done.returncode == 2
+        assert reason in done.stderr
+    done = probe(*start)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("first.json", "second.json")]
+    assert records[1]["arguments"]["start"] == "first.weights"
+    assert records[1]["history"]["train_loss"][0] < records[0]["history"]["train_loss"][0]
+
+
 def test_a_teacher_is_asked_once_for_all_students(probe, tmp_path):
     assert probe("--network", "resnet20", "--hold-out", "100", "--out", "teacher.json").returncode == 0
     teachers = ["--teacher", "teacher.json", "teacher.json"]
@@ -246,6 +265,30 @@ def test_the_library_trains_our_own_networks_as_their_records_say(experiments, n
     optimizer = recipe["optimizer"](eva.build_network(network), recipe["lr"])
     same = experiments("probe").make_optimizer(eva.build_network(network), argparse.Namespace(**arguments))
     assert repr(optimizer) == repr(same)
+
+
+def test_the_page_says_what_the_final_runs_reached():
+    page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    taught = ("dilated_net_taught_36_epochs", "dilated_net_taught_140_epochs", "residual_net_taught_34_epochs")
+    names = ("small_residual_net_0", "residual_net_0", "small_residual_net_taught_44_epochs", *taught)
+    for name in (*(f"{name}_test" for name in names), "large_teacher_18"):
+        record = json.loads((EXPERIMENTS / "records" / f"{name}.json").read_text(encoding="utf-8"))
+        assert f"{record['test_acc']:.2%}" in page, name
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--decay-all"], "--decay-all is for Muon alone"),
+        (["--depthwise", "4"], "--depthwise 4: expected an odd side"),
+        (["--copies", "2"], "add --teacher"),
+    ],
+)
+def test_a_probe_refuses_what_it_would_pass_over(experiments, monkeypatch, capsys, options, says):
+    monkeypatch.setattr("sys.argv", ["probe.py", *options, "--out", "a.json"])
+    with pytest.raises(SystemExit):
+        experiments("probe")._arguments()
+    assert says in capsys.readouterr().err
 
 
 def test_no_two_runs_share_a_record(experiments):
