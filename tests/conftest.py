@@ -1,8 +1,11 @@
 """What several test files need."""
 
 import importlib.util
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["MPLBACKEND"] = "agg"
 
@@ -14,7 +17,8 @@ from eva_utils.images import ImageSet, load_images
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
 
 REAL_IMAGES, REAL_NAME = os.environ.get("EVA_DATA", ""), os.environ.get("EVA_DATA_NAME")
-SCRIPT = Path(__file__).parent.parent / "notebooks" / "run.py"
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "notebooks" / "run.py"
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +28,21 @@ def run():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def stages() -> Callable[[Path], list[dict[str, Any]]]:
+    """Return the records of a training, the last one first, where it went on from the weights of another."""
+
+    def read(path: Path) -> list[dict[str, Any]]:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        start = record.get("arguments", {}).get("start")
+        if not start:
+            return [record]
+        folder = "results" if start.endswith(".pt") else "experiments/records"  # a notebook's network, or a probe's
+        return [record, *read((ROOT / folder / start).with_suffix(".json"))]
+
+    return read
 
 
 @pytest.fixture(autouse=True)
