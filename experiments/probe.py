@@ -64,7 +64,7 @@ def main() -> None:
     if args.identity:
         eva.start_at_identity(model)
     if args.start:
-        model.load_state_dict(torch.load(args.start, weights_only=True))
+        model.load_state_dict(torch.load(args.start, map_location="cpu", weights_only=True))
     if args.compile:
         model.compile(dynamic=False)  # the last batch of an epoch, a smaller one, gets a program of its own
     optimizer = make_optimizer(model, args)
@@ -107,7 +107,7 @@ def load(path: Path, num_classes: int) -> nn.Module:
     """Return the network that a record is of, with its weights."""
     arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
     model = build(arguments, num_classes)
-    model.load_state_dict(torch.load(path.with_suffix(".weights"), weights_only=True))
+    model.load_state_dict(torch.load(path.with_suffix(".weights"), map_location="cpu", weights_only=True))
     return model.to(memory_format=torch.channels_last)
 
 
@@ -196,7 +196,7 @@ def _arguments() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="each convolution starts as what hands its input on, plus noise",
     )
-    add("--start", type=Path, metavar="FILE", help="weights of the same network to go on from")
+    add("--start", type=Path, metavar="FILE", help="weights to go on from; another FILE wants another --out")
     add(
         "--teacher",
         type=Path,
@@ -220,7 +220,7 @@ def _arguments() -> argparse.Namespace:
         if args.hold_out > _held_back(path):
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.start and not args.start.is_file():
-        parser.error(f"--start {args.start}: no such file; expected weights, as eva_utils/weights/residual_net.pt")
+        parser.error(f"--start {args.start}: no such file; expected the weights that a probe has left")
     if args.start and args.hold_out > _held_back(args.start.with_suffix(".json")):
         parser.error("--start: it was trained on images that are held back here; add --hold-out 0")
     if args.start and args.identity:

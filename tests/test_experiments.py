@@ -307,6 +307,7 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments):
             assert record["arguments"]["epochs"] == len(record["history"]["test_acc"]) == 12
             assert record["arguments"]["network"] == [b for a, b in itertools.pairwise(options) if a == "--network"][-1]
             assert record["arguments"]["seed"] == seed
+            assert bool(record["arguments"].get("identity")) == ("--identity" in options)
     assert ingredients.table(ingredients.VARIANTS) in page
     if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants
         assert ingredients.table(ingredients.PEERS) in page

@@ -127,6 +127,14 @@ def equal(first, second):
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Take Ctrl-C as Python does by default; where a shell runs tests in the background, it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interruption_saves_and_the_same_call_goes_on(run, tmp_path, capsys):
     expected, whole = run(None)
     path = tmp_path / "run.pt"
