@@ -214,6 +214,12 @@ def _arguments() -> argparse.Namespace:
     add("--hold-out", type=int, default=5000)
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     args = parser.parse_args()
+    _check(parser, args)
+    return args
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave with a message where the arguments contradict one another, or would be passed over."""
     for path in args.teacher or []:
         if not path.with_suffix(".weights").exists():
             parser.error(f"--teacher {path}: expected the record of a probe, with its weights beside it")
@@ -235,7 +241,6 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"--depthwise {args.depthwise}: expected an odd side, such as 5")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
-    return args
 
 
 def _held_back(record: Path) -> int:

@@ -189,7 +189,7 @@ def test_the_closing_table_says_what_the_records_say(stages):
     """Of each training epochs, the first seed's seconds and each seed's accuracy; and what shipped weights measure."""
     cells = code_cells(nbformat.read(RECORD, as_version=4))
     (stated,) = (cell.source for cell in cells if cell.source.startswith("finals = "))
-    finals = ast.literal_eval(stated[stated.index("{") :])
+    finals = ast.literal_eval(stated.removeprefix("finals = "))
     (table,) = (cell.outputs[0].text for cell in cells if "*map(row, " in cell.source)
     (measured,) = (cell.outputs[0].text for cell in cells if "eva.load_pretrained(name)" in cell.source)
     assert {name.partition(",")[0] for name in finals} == set(eva.NETWORKS)

@@ -46,7 +46,8 @@ def probed_row(name, stages):
     paths = sorted((ROOT / "experiments" / "records").glob(f"{name}_[0-9]_test.json"))
     trainings = [stages(path)[::-1] for path in paths]
     assert [training[-1]["arguments"]["seed"] for training in trainings] == [*range(len(trainings))]
-    (epochs,) = {tuple(len(record["history"]["test_acc"]) for record in training) for training in trainings}
+    (epochs,) = {tuple(record["arguments"]["epochs"] for record in training) for training in trainings}
+    assert {tuple(len(record["history"]["test_acc"]) for record in training) for training in trainings} == {epochs}
     accuracies = [training[-1]["test_acc"] for training in trainings]
     deviation = f" ± {100 * statistics.stdev(accuracies):.2f}, {len(paths)} seeds" if len(paths) > 1 else ""
     minutes = sum(sum(record["history"]["seconds"]) for record in trainings[0]) / 60

@@ -35,7 +35,7 @@ def load_pretrained(name: str) -> nn.Module:
     """Return a network of :data:`NETWORKS` in eval mode, on the CPU, with its shipped weights.
 
     ``results/<name>.json`` is the record of the run that trained them, or, for a network of our own,
-        ``experiments/records/<name>_0_test.json``, whose "start", if any, names the weights that it went on from.
+    ``experiments/records/<name>_0_test.json``, whose "start", if any, names the weights that it went on from.
     Raises ValueError for an unknown name and FileNotFoundError for a network that has not been trained yet.
     """
     model = build_network(name)
