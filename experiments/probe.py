@@ -11,6 +11,7 @@ it is started again.
 import argparse
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torchvision.ops import SqueezeExcitation
 from torchvision.transforms import v2
 
 import eva_utils as eva
+from eva_utils.loaders import DeviceLoader
 from eva_utils.models.blocks import Residual
 
 FACTORIES = eva.NETWORKS | networks.NETWORKS
@@ -35,29 +37,7 @@ def main() -> None:
     train_set, test_set = eva.load_images()
     if args.hold_out:
         train_set, test_set = eva.hold_out(train_set, args.hold_out)
-    mixed = v2.MixUp(alpha=args.mixup, num_classes=len(train_set.classes)) if args.mixup else None
-    loss_fn = functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
-    batches = {"batch_size": args.batch_size, "seed": args.seed}
-    if args.teacher:
-        teachers = [load(path, len(train_set.classes)) for path in args.teacher]
-        teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
-    if args.copies:
-        train_loader = answers.Taught(
-            train_set,
-            policy(args),
-            **batches,
-            teacher=teacher,
-            copies=args.copies,
-            folder=args.answers,
-            mirror=args.mirror,
-        )
-        mixed = answers.Answered(train_loader, temperature=args.temperature, corrected=args.correct)
-    else:
-        train_loader = eva.make_loader(train_set, policy(args), shuffle=True, fast=True, **batches)
-        if args.teacher:
-            mixed = eva.Distillation(teacher, temperature=args.temperature)
-    if args.teacher:
-        loss_fn = mixed.loss
+    train_loader, batch_transform, loss_fn = lessons(args, train_set)
     test_loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
     eva.seed_everything(args.seed)
     model = build(vars(args), len(train_set.classes))
@@ -76,7 +56,7 @@ def main() -> None:
         optimizer=optimizer,
         scheduler=eva.one_cycle(optimizer, args.epochs * len(train_loader), warmup=args.warmup, final=args.final),
         loss_fn=loss_fn,
-        batch_transform=mixed,
+        batch_transform=batch_transform,
         average=args.average,
         checkpoint=args.out.with_suffix(".pt"),
     )
@@ -95,6 +75,26 @@ def main() -> None:
     print(f"{args.out.stem}: {record['test_acc']:.2%} of {record['tested on']}")
 
 
+def lessons(args: argparse.Namespace, train_set: eva.ImageSet) -> tuple[DeviceLoader, Any, Callable[..., Tensor]]:
+    """Return the training batches, what is done to each before the network sees it (None: nothing), and the loss."""
+    batches = {"batch_size": args.batch_size, "seed": args.seed}
+    classes = len(train_set.classes)
+    if args.teacher:
+        teachers = [load(path, classes) for path in args.teacher]
+        teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
+    if args.copies:
+        asked = {"teacher": teacher, "copies": args.copies, "folder": args.answers, "mirror": args.mirror}
+        taught = answers.Taught(train_set, policy(args), **batches, **asked)
+        answered = answers.Answered(taught, temperature=args.temperature, corrected=args.correct)
+        return taught, answered, answered.loss
+    loader = eva.make_loader(train_set, policy(args), shuffle=True, fast=True, **batches)
+    if args.teacher:
+        distillation = eva.Distillation(teacher, temperature=args.temperature)
+        return loader, distillation, distillation.loss
+    mixed = v2.MixUp(alpha=args.mixup, num_classes=classes) if args.mixup else None
+    return loader, mixed, functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
+
+
 class Mean(nn.ModuleList):
     """Several teachers as one, whose logits are the means of theirs."""
 
@@ -105,8 +105,7 @@ class Mean(nn.ModuleList):
 
 def load(path: Path, num_classes: int) -> nn.Module:
     """Return the network that a record is of, with its weights."""
-    arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-    model = build(arguments, num_classes)
+    model = build(_arguments_of(path), num_classes)
     model.load_state_dict(torch.load(path.with_suffix(".weights"), map_location="cpu", weights_only=True))
     return model.to(memory_format=torch.channels_last)
 
@@ -221,14 +220,14 @@ def _arguments() -> argparse.Namespace:
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Leave with a message where the arguments contradict one another, or would be passed over."""
     for path in args.teacher or []:
-        if not path.with_suffix(".weights").exists():
+        if not (path.is_file() and path.with_suffix(".weights").is_file()):
             parser.error(f"--teacher {path}: expected the record of a probe, with its weights beside it")
-        if args.hold_out > _held_back(path):
+        if args.hold_out > _arguments_of(path)["hold_out"]:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.start and not args.start.is_file():
         parser.error(f"--start {args.start}: no such file; expected the weights that a probe has left")
-    if args.start and args.hold_out > _held_back(args.start.with_suffix(".json")):
-        parser.error("--start: it was trained on images that are held back here; add --hold-out 0")
+    if args.start:
+        _check_start(parser, args)
     if args.start and args.identity:
         parser.error("--start brings weights of its own: leave out --identity")
     if args.copies and not args.teacher:
@@ -243,9 +242,22 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
 
 
-def _held_back(record: Path) -> int:
-    """Return how many training images a run held back, 0 where there is no record of it."""
-    return json.loads(record.read_text(encoding="utf-8"))["arguments"]["hold_out"] if record.exists() else 0
+def _check_start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave with a message where the run whose weights these are had another network, or images held back here."""
+    record = args.start.with_suffix(".json")
+    before = _arguments_of(record) if record.exists() else {"hold_out": 0}  # weights of the library: from all images
+    if args.hold_out > before["hold_out"]:
+        parser.error("--start: it was trained on images that are held back here; add --hold-out 0")
+    for name in ("network", "without", "strided_dilation", "depthwise"):
+        asked = getattr(args, name)
+        if before.get(name, asked) != asked:
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"--start: its network had {option} {before[name]}, this one has {asked}; make them the same")
+
+
+def _arguments_of(record: Path) -> dict[str, Any]:
+    """Return the arguments that a probe was run with."""
+    return json.loads(record.read_text(encoding="utf-8"))["arguments"]
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     for refused, reason in (
         ([*start, "--hold-out", "200"], "it was trained on images that are held back here"),
         ([*start, "--identity"], "--start brings weights of its own"),
+        ([*start, "--network", "dilated_net"], "had --network small_residual_net, this one has dilated_net"),
+        ([*start, "--without", "dilation"], "its network had --without None, this one has dilation"),
         ([*start, "--start", "nowhere.pt"], "--start nowhere.pt: no such file"),
     ):
         done = probe(*refused)
