@@ -57,6 +57,20 @@ def test_the_networks_have_as_many_parameters_as_their_docstrings_say(networks):
         assert sum(p.numel() for p in networks.NETWORKS[name]().parameters()) == count
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 32, 32), (3, 5, 7, 16)])
+def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape):
+    settings = {"kernel_size": 7, "padding": 9, "dilation": 3, "groups": 5}
+    quick, slow = networks.DilatedDepthwise(5, 5, **settings), torch.nn.Conv2d(5, 5, **settings)
+    slow.load_state_dict(quick.state_dict())
+    images = torch.randn(shape, requires_grad=True)
+    found = []
+    for layer in (quick, slow):
+        out = layer(images)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
     images = torch.randn(2, 3, 32, 32)
     for name, factory in networks.NETWORKS.items():
