@@ -22,7 +22,7 @@ BASE = (
     "--network small_residual_net --epochs 12 --batch-size 256 --optimizer muon --lr 0.05 --momentum 0.9 "
     "--weight-decay 0.01 --average 0.995 --final 0.1 --padding 0 --affine 0.5 --dropout 0.3 --grey 0.05"
 )
-TAUGHT = "--teacher experiments/records/teacher_14.json --copies 6 --mirror --answers runs/answers"  # from the root
+TAUGHT = "--teacher experiments/records/small_teacher_16.json"  # from the root
 VARIANTS = {
     "the base": "",
     "SGD": "--optimizer sgd --lr 0.2 --weight-decay 3e-4",
@@ -47,7 +47,7 @@ VARIANTS = {
     "no shortcuts": "--without shortcuts",
     "no dilation": "--without dilation",
     "depthwise kernels of 5x5": "--depthwise 5",
-    "taught by `teacher`": TAUGHT,
+    "taught by `small_teacher`": TAUGHT,
 }
 PEERS = {  # the same recipe for all
     "the base": "",

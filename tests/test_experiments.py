@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import itertools
 import json
 import re
 import shutil
@@ -312,18 +311,24 @@ def test_no_two_runs_share_a_record(experiments):
     assert len({ingredients.path(name, 0) for name in ingredients.RUNS}) == len(ingredients.RUNS)
 
 
-def test_the_tables_of_ingredients_are_those_of_the_records(experiments):
-    ingredients = experiments("ingredients")
+def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeypatch):
+    monkeypatch.chdir(EXPERIMENTS.parent)  # from which the teacher of a variant is named
+    ingredients, probe = experiments("ingredients"), experiments("probe")
     page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     names = [name for name in ingredients.RUNS if ingredients.accuracies(name)]
     for name in names:
         for seed in range(len(ingredients.accuracies(name))):
-            record = json.loads(ingredients.path(name, seed).read_text(encoding="utf-8"))
-            options = ingredients.RUNS[name].split()
-            assert record["arguments"]["epochs"] == len(record["history"]["test_acc"]) == 12
-            assert record["arguments"]["network"] == [b for a, b in itertools.pairwise(options) if a == "--network"][-1]
-            assert record["arguments"]["seed"] == seed
-            assert bool(record["arguments"].get("identity")) == ("--identity" in options)
+            record_path = ingredients.path(name, seed)
+            record = json.loads(record_path.read_text(encoding="utf-8"))
+            monkeypatch.setattr("sys.argv", ["probe.py", *ingredients.RUNS[name].split(), "--out", "a.json"])
+            asked = vars(probe._arguments())
+            asked |= {"seed": seed, "teacher": asked["teacher"] and [path.name for path in asked["teacher"]]}
+            made = record["arguments"]  # an early record lacks what the script had not learned to do yet
+            if isinstance(made["teacher"], str):  # and names one teacher, not a list of them
+                made["teacher"] = [made["teacher"]]
+            assert made["epochs"] == len(record["history"]["test_acc"]) == 12
+            for key in made.keys() - {"out", "answers", "compile"}:
+                assert made[key] == asked[key] or not (made[key] or asked[key]), f"{record_path.stem}: {key}"
     assert ingredients.table(ingredients.VARIANTS) in page
     if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants
         assert ingredients.table(ingredients.PEERS) in page
