@@ -87,11 +87,15 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class DilatedDepthwise(nn.Conv2d):
-    """A dilated depthwise convolution, which a CPU has no fast code for, as one without dilation of each subgrid.
+    """A dilated depthwise convolution of equal size, computed as one without dilation of each subgrid.
 
-    The places that a dilated kernel reads are every ``dilation``-th: apart from one another, the subgrids of such
-    places need no dilation. The numbers are those of nn.Conv2d, whose padding must keep the size.
+    A dilated kernel reads every ``dilation``-th place: on the subgrid of such places it is an undilated one, for which
+    torch has faster code on a CPU. The numbers are those of nn.Conv2d.
     """
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int) -> None:
+        padding = dilation * (kernel_size // 2)
+        super().__init__(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
@@ -113,7 +117,7 @@ class ManyScales(nn.Module):
         quarter = channels // 4
         self.near = nn.Conv2d(quarter, quarter, 3, padding=1, groups=quarter)
         self.middle = nn.Conv2d(quarter, quarter, 7, padding=3, groups=quarter)
-        self.far = DilatedDepthwise(quarter, quarter, 7, padding=9, dilation=3, groups=quarter)
+        self.far = DilatedDepthwise(quarter, kernel_size=7, dilation=3)
         self.norm = ChannelNorm(channels)
         self.mix = nn.Conv2d(channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)

@@ -224,12 +224,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f"--teacher {path}: expected the record of a probe, with its weights beside it")
         if args.hold_out > _arguments_of(path)["hold_out"]:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
-    if args.start and not args.start.is_file():
-        parser.error(f"--start {args.start}: no such file; expected the weights that a probe has left")
     if args.start:
         _check_start(parser, args)
-    if args.start and args.identity:
-        parser.error("--start brings weights of its own: leave out --identity")
     if args.copies and not args.teacher:
         parser.error("--copies: of whose answers? add --teacher")
     if (args.mirror or args.correct) and not args.copies:
@@ -243,7 +239,11 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _check_start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Leave with a message where the run whose weights these are had another network, or images held back here."""
+    """Leave with a message where there are no such weights, or their run had another network or images held back."""
+    if not args.start.is_file():
+        parser.error(f"--start {args.start}: no such file; expected the weights that a probe has left")
+    if args.identity:
+        parser.error("--start brings weights of its own: leave out --identity")
     record = args.start.with_suffix(".json")
     before = _arguments_of(record) if record.exists() else {"hold_out": 0}  # weights of the library: from all images
     if args.hold_out > before["hold_out"]:

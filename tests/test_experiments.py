@@ -58,8 +58,8 @@ def test_the_networks_have_as_many_parameters_as_their_docstrings_say(networks):
 
 @pytest.mark.parametrize("shape", [(2, 5, 32, 32), (3, 5, 7, 16)])
 def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape):
-    settings = {"kernel_size": 7, "padding": 9, "dilation": 3, "groups": 5}
-    quick, slow = networks.DilatedDepthwise(5, 5, **settings), torch.nn.Conv2d(5, 5, **settings)
+    quick = networks.DilatedDepthwise(5, kernel_size=7, dilation=3)
+    slow = torch.nn.Conv2d(5, 5, 7, padding=9, dilation=3, groups=5)
     slow.load_state_dict(quick.state_dict())
     images = torch.randn(shape, requires_grad=True)
     found = []
