@@ -12,7 +12,7 @@ test: $(INSTALLED)  ## lint, units, notebook rules, and every notebook in smoke 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-	EVA_SMOKE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadfile notebooks
+	OMP_NUM_THREADS=1 EVA_SMOKE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadfile notebooks
 
 train: $(INSTALLED)  ## the whole series in full on CIFAR-10, in place; goes on where it was cut
 	$(BIN)/python notebooks/run.py full
