@@ -20,6 +20,7 @@ from eva_utils.images import (
 from eva_utils.loaders import EpochSampler, augment, make_loader
 from eva_utils.lr_range import find_lr
 from eva_utils.measured_field import effective_receptive_field, measure_receptive_field
+from eva_utils.mirrored import Mirrored
 from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.models.blocks import (
     conv,
@@ -87,6 +88,7 @@ __all__ = [
     "History",
     "ImageSet",
     "LrRange",
+    "Mirrored",
     "Muon",
     "Predictions",
     "ReceptiveField",

@@ -84,7 +84,7 @@ def test_importing_does_not_ask_the_network():
 ROOMS = (
     *("checks", "distributed", "checkpoint", "runtime", "progress", "randomness", "download", "history", "epoch"),
     *("shapes", "folders", "cifar10", "images", "transforms", "batched", "loaders", "description"),
-    *("dataflow", "fields", "receptive_field", "measured_field", "models", "summary"),
+    *("dataflow", "fields", "receptive_field", "measured_field", "models", "mirrored", "summary"),
     *("optimizers", "recipes", "predictions", "grad_cam"),
     *("distillation", "assignment", "plots", "resume", "averaging", "step", "lr_range", "training"),
     *("records", "__init__", "__main__"),

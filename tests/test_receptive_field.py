@@ -251,7 +251,7 @@ def write_elsewhere(m, x):
         (lambda m, x: F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False), "grid_sampler"),
         (lambda m, x: F.unfold(x, 3), "im2col"),
         (lambda m, x: x.view(1, 3, 4, 8, 32), "cuts a map into pieces"),
-        (lambda m, x: x.flip(2), "flip"),
+        (lambda m, x: x + x.flip(2), "1 and -1 pixels apart"),
         (lambda m, x: x if x.sum() > 0 else -x, "reads a number from the image"),
         (lambda m, x: F.interpolate(x, size=(48, 48)), "whole factor"),
         (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True), "align_corners"),
@@ -520,3 +520,32 @@ def test_an_unknown_layer_is_named():
         measure_receptive_field(build_network("dilated_net"), layer="layers.99")
     with pytest.raises(ValueError, match="gives no map"):
         effective_receptive_field(build_network("dilated_net"), torch.zeros(1, 3, 32, 32), "")
+
+
+# -- flips --------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_map_sees_from_the_other_side():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2), Calls(lambda _, x: x.flip(2, 3)), nn.Conv2d(1, 1, 2))
+    last = row(model, "2", (1, 11, 15))  # 5x7 units, the first pixels of whose fields are 0, 2 ... 8 and 0, 2 ... 12
+    assert last.receptive_field == (5, 5)
+    assert last.jump == (-2, -2)
+    assert last.start == (8, 12)  # what was the last unit sees pixels 8 to 10 and 12 to 14, its neighbour 6 to 8, ...
+
+
+@pytest.mark.parametrize("size", [15, 16])
+def test_a_map_meets_what_comes_of_the_mirror_image(size):
+    """At an even size a strided convolution reads the image and its mirror image one pixel apart."""
+    conv, last = nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.Conv2d(1, 1, 1)
+    model = Calls(lambda m, x: m.last(m.conv(x) + m.conv(x.flip(3)).flip(3)), conv=conv, last=last)
+    field = receptive_field(model, (1, size, size)).before_pooling
+    assert field == (3, 4 - size % 2)
+    assert measure_receptive_field(model, (1, size, size)) == field
+
+
+def test_units_of_an_upsampled_map_keep_their_fields_behind_a_flip():
+    model = Calls(lambda m, x: m.up(m.conv(x)).flip(3), conv=nn.Conv2d(1, 1, 3), up=nn.ConvTranspose2d(1, 1, 3, 2))
+    flow = trace_dataflow(model, (1, 12, 12))
+    views = follow(flow)
+    axis, plain = (views[operation.outputs[0]].axes[1] for operation in flow.operations[:-3:-1])
+    assert [axis.field_of(unit) for unit in range(21)] == [plain.field_of(20 - unit) for unit in range(21)]

@@ -73,6 +73,7 @@ RULES: dict[str, Rule] = {
     **_rules(layouts.concatenate, "cat"),
     **_rules(layouts.stack, "stack"),
     **_rules(layouts.repeat, "repeat"),
+    **_rules(layouts.flip, "flip"),
     **_rules(layouts.pad, " ".join(["constant_pad_nd", *PADS])),
     **_rules(windows.convolution, "convolution"),
     **_rules(windows.pool, " ".join(POOLS)),

@@ -10,8 +10,9 @@ from fractions import Fraction
 class Axis:
     """The first and the last pixel, on one axis, that each unit depends on.
 
-    They repeat: after ``len(first)`` units both move on by ``step`` pixels. More than one unit is needed behind an
-    upsampling, where neighbours see fields of different sizes; a unit that depends on nothing has (inf, -inf).
+    They repeat: after ``len(first)`` units both move on by ``step`` pixels, fewer than none where the map was flipped.
+    More than one unit is needed behind an upsampling, where neighbours see fields of different sizes; a unit that
+    depends on nothing has (inf, -inf).
     """
 
     first: tuple[float, ...] = (0,)
@@ -54,6 +55,11 @@ class Axis:
         first = tuple(min(low for low, _ in field) for field in fields)
         last = tuple(max(high for _, high in field) for field in fields)
         return Axis(first, last, turns * shift * self.step // period)._shortest()
+
+    def flipped(self, units: int) -> "Axis":
+        """Return the axis of the same ``units`` units from the last to the first."""
+        fields = [self.field_of(units - 1 - unit) for unit in range(len(self.first))]
+        return Axis(tuple(low for low, _ in fields), tuple(high for _, high in fields), -self.step)
 
     def still(self) -> "Axis":
         """Return the axis of units that all see what the first unit sees."""

@@ -33,7 +33,7 @@ def join(operation: Operation, inputs: list[View], shape: tuple[int, ...]) -> Vi
     axes, pooled, local = [], [], []
     paths = [path for view in inputs for path in view.paths]
     for number in range(len(inputs[0].axes)):
-        moving = [view for view in inputs if view.axes[number].step > 0] or inputs
+        moving = [view for view in inputs if view.axes[number].step != 0] or inputs
         still = [view for view in inputs if not any(view is other for other in moving)]
         paths += [path_name((*view.pooled_by, operation)[0]) for view in still]
         local += [view for view in moving if not any(view is other for other in local)]
@@ -179,6 +179,15 @@ def repeat(operation: Operation, views: Views) -> list[View]:
                 raise ValueError("it puts maps beside each other")
             view = with_dim(view, number, as_dim(size))
     return [view]
+
+
+def flip(operation: Operation, views: Views) -> list[View]:
+    view = source(operation, views)
+    axes = list(view.axes)
+    for part in single_parts(view, operation.arguments["dims"]):
+        if part.axis is not None:
+            axes[part.axis] = axes[part.axis].flipped(part.size)
+    return [replace(view, axes=tuple(axes))]
 
 
 def split(operation: Operation, views: Views) -> list[View]:
