@@ -49,7 +49,7 @@ class Taught(DeviceLoader):
         self.mirror = mirror
         self.logits = torch.empty(0, len(image_set.classes))  # of the latest batch
         settings = {
-            "teacher": checksum(teacher),
+            "teacher": checksum(teacher) + ", mirrored" * isinstance(teacher, eva.Mirrored),
             "images": f"{image_set!r}, checksum {image_set.checksum}",
             "policy": " ".join(str(policy).split()),
         }

@@ -82,6 +82,7 @@ def lessons(args: argparse.Namespace, train_set: eva.ImageSet) -> tuple[DeviceLo
     if args.teacher:
         teachers = [load(path, classes) for path in args.teacher]
         teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
+        teacher = eva.Mirrored(teacher) if args.mirrored_teacher else teacher
     if args.copies:
         asked = {"teacher": teacher, "copies": args.copies, "folder": args.answers, "mirror": args.mirror}
         taught = answers.Taught(train_set, policy(args), **batches, **asked)
@@ -202,6 +203,7 @@ def _arguments() -> argparse.Namespace:
         nargs="+",
         help="record of a network to learn from in place of the labels, its weights beside it; of several, the mean",
     )
+    add("--mirrored-teacher", action="store_true", help="the teacher looks at the mirror image as well (eva.Mirrored)")
     add("--copies", type=int, default=0, help="augmented copies that the teacher is asked about once, see answers.py")
     add("--mirror", action="store_true", help="show the copies mirrored in every other pass through them")
     add("--correct", action="store_true", help="exchange the first choice and the label in wrong answers")
@@ -226,8 +228,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.start:
         _check_start(parser, args)
-    if args.copies and not args.teacher:
-        parser.error("--copies: of whose answers? add --teacher")
+    if (args.copies or args.mirrored_teacher) and not args.teacher:
+        parser.error("--copies and --mirrored-teacher: of whose answers? add --teacher")
     if (args.mirror or args.correct) and not args.copies:
         parser.error("--mirror and --correct change the copies that a teacher has answered: add --copies")
     if args.decay_all and args.optimizer != "muon":
