@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ OTHERS = {  # which their docstrings say
     "large_teacher": 3_151_810,
 }
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
+MIRRORED = sorted((EXPERIMENTS / "records" / "mirrored").glob("*.json"))
 SHIPPED = {f"{name}_0_test": name for name in eva.NETWORKS}  # records of weights that the library ships
 
 
@@ -124,6 +126,7 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
     teacher = ["--network", "resnet20", "--average", "0"]
     assert probe(*teacher, "--hold-out", "100", "--out", "teacher.json").returncode == 0
     taught = ["--optimizer", "muon", "--identity", "--teacher", "teacher.json"]
+    mirrored = [*taught, "--mirrored-teacher"]
     for refused, reason in (
         ([*taught, "--hold-out", "200", "--out", "a.json"], "it was trained on images that are held back here"),
         (
@@ -136,13 +139,13 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
         done = probe(*refused)
         assert done.returncode == 2
         assert reason in done.stderr
-    for hold_out in ("0", "100"):
-        done = probe(*taught, "--hold-out", hold_out, "--out", f"student_{hold_out}.json")
+    for hold_out, options in (("0", mirrored), ("100", taught)):
+        done = probe(*options, "--hold-out", hold_out, "--out", f"student_{hold_out}.json")
         assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "student_0.json").read_text(encoding="utf-8"))
     assert record["tested on"].startswith("ImageSet")
     run = record["history"]["run"]
-    assert run["batch transform"].startswith("Distillation(Sequential")
+    assert run["batch transform"].startswith("Distillation(Mirrored")
     assert run["network"].endswith("started at the identity")
     assert run["optimizer"].startswith("Muon")
 
@@ -166,6 +169,21 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     records = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("first.json", "second.json")]
     assert records[1]["arguments"]["start"] == "first.weights"
     assert records[1]["history"]["train_loss"][0] < records[0]["history"]["train_loss"][0]
+
+
+def test_a_network_is_tested_alone_and_with_the_mirror_images(probe, tmp_path):
+    assert probe("--network", "dilated_net", "--hold-out", "100", "--out", "a.json").returncode == 0
+    command = [sys.executable, "-W", "ignore", str(EXPERIMENTS / "mirrored.py"), "--out", "both", "a.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    alone, both = (json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("a.json", "both/a.json"))
+    assert both["alone"]["acc"] == alone["test_acc"]
+    assert "100 images" in both["tested on"]
+    assert both["mirrored"]["loss"] != both["alone"]["loss"]
+    (tmp_path / "a.weights").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "expected records of a probe, with their weights beside them: a.json" in done.stderr
 
 
 def test_a_teacher_is_asked_once_for_all_students(probe, tmp_path):
@@ -210,6 +228,22 @@ def test_the_answers_are_those_of_the_teacher_to_the_images_shown(experiments, t
         epochs.append(shown)
     assert epochs[0] != epochs[2]
     assert sorted(epochs[0]) == sorted(epochs[2]) != sorted(epochs[1])
+
+
+def test_a_mirrored_teachers_answers_are_not_taken_for_those_of_the_network_alone(experiments, tmp_path):
+    answers = experiments("answers")
+    train_set, _ = eva.load_images("shapes")
+    train_set = train_set.subset(np.arange(32))
+    eva.seed_everything(0)
+    network = eva.build_network("dilated_net")
+    settings = {"seed": 0, "copies": 1, "folder": tmp_path}
+    loader = answers.Taught(train_set, eva.crop_policy(), 32, **settings, teacher=eva.Mirrored(network))
+    ((images, _),) = loader
+    with torch.inference_mode():
+        expected = (network(images) + network(images.flip(3))) / 2
+    torch.testing.assert_close(loader.logits, expected, rtol=0, atol=0.05)  # asked in bfloat16 where there is one
+    with pytest.raises(ValueError, match="holds answers of another teacher"):
+        answers.Taught(train_set, eva.crop_policy(), 32, **settings, teacher=network)
 
 
 def test_every_other_pass_shows_the_copies_mirrored_under_the_same_answers(experiments, tmp_path):
@@ -283,12 +317,27 @@ def test_the_library_trains_our_own_networks_as_their_records_say(experiments, s
 
 def test_the_page_says_what_the_final_runs_reached():
     page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-    own = ("small_residual_net_0_test", "residual_net_90_epochs_test", "residual_net_0_test", "large_teacher_18")
+    own = [path.stem for path in RECORDS if re.fullmatch(r"(small_)?residual_net_(0|\d+_epochs)_test", path.stem)]
+    assert len(own) == 4
     taught = [path.stem for path in RECORDS if "_taught_" in path.stem and path.stem.endswith("_test")]
     assert len(taught) >= 5
-    for name in (*own, *taught):
+    for name in (*own, "large_teacher_18", *taught):
         record = json.loads((EXPERIMENTS / "records" / f"{name}.json").read_text(encoding="utf-8"))
         assert f"{record['test_acc']:.2%}" in page, name
+
+
+def test_the_page_says_what_the_mirror_image_brings():
+    page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in MIRRORED}
+    held_back = [record for record in records.values() if "held back" in record["tested on"]]
+    gains = [100 * (record["mirrored"]["acc"] - record["alone"]["acc"]) for record in held_back]
+    assert len(gains) >= 10
+    span = f"{min(gains):.1f} to {max(gains):.1f} points, {statistics.mean(gains):.1f} on the average"
+    assert f"each of {len(gains)} networks gained {span}" in page
+    notebook = (EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8")
+    assert f"each of {len(gains)} networks gained, {statistics.mean(gains):.1f} points on the average" in notebook
+    for name in ("small_residual_net_0_test", "residual_net_0_test"):
+        assert f"{records[name]['mirrored']['acc']:.2%} of the test images" in page
 
 
 @pytest.mark.parametrize(
@@ -297,6 +346,7 @@ def test_the_page_says_what_the_final_runs_reached():
         (["--decay-all"], "--decay-all is for Muon alone"),
         (["--depthwise", "4"], "--depthwise 4: expected an odd side"),
         (["--copies", "2"], "add --teacher"),
+        (["--mirrored-teacher"], "add --teacher"),
     ],
 )
 def test_a_probe_refuses_what_it_would_pass_over(experiments, monkeypatch, capsys, options, says):
@@ -360,3 +410,14 @@ def test_the_weights_do_what_their_record_says(experiments, real_images, path):
     model = eva.load_pretrained(shipped) if shipped else experiments("probe").load(path, len(test_set.classes))
     result = eva.evaluate(model, eva.make_loader(test_set, eva.eval_policy(), batch_size=500))
     assert result.acc == pytest.approx(record["test_acc"], abs=0.0005)
+
+
+@pytest.mark.parametrize("name", ["small_residual_net", "residual_net"])
+def test_the_weights_do_with_the_mirror_image_what_the_record_says(real_images, name):
+    record = json.loads((EXPERIMENTS / "records" / "mirrored" / f"{name}_0_test.json").read_text(encoding="utf-8"))
+    _, test_set = real_images
+    if not record["tested on"].endswith(f"checksum {test_set.checksum}"):
+        pytest.skip("the record is of other images")
+    loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=500, fast=True)
+    result = eva.evaluate(eva.Mirrored(eva.load_pretrained(name)), loader)
+    assert result.acc == pytest.approx(record["mirrored"]["acc"], abs=0.0005)

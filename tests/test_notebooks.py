@@ -194,17 +194,28 @@ def test_the_closing_table_says_what_the_records_say(stages):
     (measured,) = (cell.outputs[0].text for cell in cells if "eva.load_pretrained(name)" in cell.source)
     assert {name.partition(",")[0] for name in finals} == set(eva.NETWORKS)
     for (name, final), printed in zip(finals.items(), table.splitlines()[1:], strict=True):
-        network, _, taught = name.partition(", ")
-        trainings = final_trainings(network, final[0], bool(taught), stages)
+        network, *kinds = name.split(", ")
+        trainings = final_trainings(network, final[0], "taught" in kinds, stages)
         seconds = sum(sum(record["history"]["seconds"]) for record in trainings[0])
-        assert final == (final[0], round(seconds), [round(training[0]["test_acc"], 4) for training in trainings])
+        accuracies = [training[0]["test_acc"] for training in trainings]
+        if "mirrored" in kinds:
+            accuracies = [mirrored_accuracy(f"{network}_{seed}_test") for seed in range(len(trainings))]
+        assert final == (final[0], round(seconds), [round(accuracy, 4) for accuracy in accuracies])
         assert printed.startswith(f"{name} ")
         assert f" {statistics.mean(final[2]):.2%}" in printed
     for network in eva.NETWORKS:
         by_notebook = ROOT / "results" / f"{network}.json"
         by_probe = ROOT / "experiments" / "records" / f"{network}_0_test.json"
         shipped = json.loads((by_notebook if by_notebook.exists() else by_probe).read_text(encoding="utf-8"))
-        assert re.search(rf"^{network} +{shipped['test_acc']:.2%}$", measured, re.MULTILINE)
+        assert re.search(rf"^{network} +{shipped['test_acc']:.2%}, mirrored [\d.]+%$", measured, re.MULTILINE)
+        if not by_notebook.exists():
+            assert f"mirrored {mirrored_accuracy(by_probe.stem):.2%}\n" in measured
+
+
+def mirrored_accuracy(name):
+    """Return what a network reaches with the mirror images."""
+    path = ROOT / "experiments" / "records" / "mirrored" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["mirrored"]["acc"]
 
 
 def final_trainings(network, epochs, taught, stages):
@@ -234,3 +245,4 @@ def test_our_own_networks_pass_every_clause_where_their_record_is_told():
         record = json.loads((ROOT / "experiments" / "records" / f"{name}_0_test.json").read_text(encoding="utf-8"))
         for text in (notebook.cells[0].source, cell.outputs[0].text):
             assert f"{record['test_acc']:.2%}" in text
+        assert f"{mirrored_accuracy(f'{name}_0_test'):.2%}" in notebook.cells[0].source
