@@ -15,7 +15,7 @@ class Mirrored(nn.Module):
 
         predictions = eva.predict(eva.Mirrored(eva.load_pretrained("residual_net")), test_loader)
 
-    Table, receptive field and heat maps are the network's own: ask ``network`` for them, whose layers run twice here.
+    For table, receptive field and heat maps ask ``network``: here its layers run twice, and are counted twice.
     Raises ValueError for what is no network.
     """
 

@@ -18,9 +18,9 @@ from eva_utils.fields import WINDOWS, View, follow
 class LayerField:
     """What the units of one layer see, on each axis: (height, width), in pixels of the image.
 
-    ``jump`` is the distance of neighbouring units (the effective stride), ``start`` the centre of the first unit's
-    field, where the centre of the first pixel is 0. ``note`` says where paths join, where the map is pooled and
-    which operations let the whole map in.
+    ``jump`` is the distance of neighbouring units (the effective stride, negative behind a flip), ``start`` the centre
+    of the first unit's field, where the centre of the first pixel is 0. ``note`` says where paths join, where the map
+    is pooled and which operations let the whole map in.
     """
 
     name: str

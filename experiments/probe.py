@@ -228,8 +228,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.start:
         _check_start(parser, args)
-    if (args.copies or args.mirrored_teacher) and not args.teacher:
-        parser.error("--copies and --mirrored-teacher: of whose answers? add --teacher")
+    if args.copies and not args.teacher:
+        parser.error("--copies: of whose answers? add --teacher")
+    if args.mirrored_teacher and not args.teacher:
+        parser.error("--mirrored-teacher: which one? add --teacher")
     if (args.mirror or args.correct) and not args.copies:
         parser.error("--mirror and --correct change the copies that a teacher has answered: add --copies")
     if args.decay_all and args.optimizer != "muon":

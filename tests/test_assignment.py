@@ -331,3 +331,20 @@ def test_the_field_has_to_be_larger_than_the_limit(tier, field):
 
     assert broken(build(field + 1), tier) == []
     assert broken(build(field), tier) == ["receptive field before pooling"]
+
+
+@pytest.mark.parametrize("dims", [(), (3,), (2, 3)])
+def test_a_linear_layer_behind_a_flip_is_pointwise_still(dims):
+    class Flipped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.depthwise = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
+            self.linear, self.last = nn.Linear(8, 16), nn.Conv2d(16, 10, 1)
+
+        def forward(self, x):
+            x = self.depthwise(self.first(x.flip(dims) if dims else x))
+            x = self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self.last(x.mean((2, 3), keepdim=True)).flatten(1)
+
+    found = {clause.name: clause.found for clause in check_assignment(Flipped()).clauses}
+    assert found["depthwise separable convolution"] == "1"

@@ -543,6 +543,13 @@ def test_a_map_meets_what_comes_of_the_mirror_image(size):
     assert measure_receptive_field(model, (1, size, size)) == field
 
 
+def test_a_single_unit_meets_that_of_the_mirror_image():
+    model = Calls(lambda m, x: m.conv(x) + m.conv(x.flip(3)), conv=nn.Conv2d(1, 1, (9, 8), stride=2))
+    assert receptive_field(model, (1, 9, 9)).before_pooling == (9, 9)  # 8 of 9 columns from the one and the other side
+    model = Calls(lambda m, x: m.conv(x) + m.conv(x.flip(3)), conv=nn.Conv2d(1, 1, 32))
+    assert receptive_field(model, (1, 32, 32)).before_pooling == (32, 32)
+
+
 def test_units_of_an_upsampled_map_keep_their_fields_behind_a_flip():
     model = Calls(lambda m, x: m.up(m.conv(x)).flip(3), conv=nn.Conv2d(1, 1, 3), up=nn.ConvTranspose2d(1, 1, 3, 2))
     flow = trace_dataflow(model, (1, 12, 12))

@@ -63,7 +63,7 @@ def is_pointwise(operation: Operation, network: TracedNetwork) -> bool:
         return fixed and set(arguments["weight"].shape[2:]) == {1} and arguments["groups"] == 1
     if operation.name not in PRODUCTS or network.changes_places(operation):
         return False
-    return any(axis.step > 0 for axis in network.views[operation.inputs[0]].axes)
+    return any(axis.step != 0 for axis in network.views[operation.inputs[0]].axes)
 
 
 def reads_depthwise(operation: Operation, network: TracedNetwork) -> bool:

@@ -10,7 +10,7 @@ from fractions import Fraction
 class Axis:
     """The first and the last pixel, on one axis, that each unit depends on.
 
-    They repeat: after ``len(first)`` units both move on by ``step`` pixels, fewer than none where the map was flipped.
+    They repeat: after ``len(first)`` units both move on by ``step`` pixels, which is negative behind a flip.
     More than one unit is needed behind an upsampling, where neighbours see fields of different sizes; a unit that
     depends on nothing has (inf, -inf).
     """

@@ -37,7 +37,10 @@ def join(operation: Operation, inputs: list[View], shape: tuple[int, ...]) -> Vi
         still = [view for view in inputs if not any(view is other for other in moving)]
         paths += [path_name((*view.pooled_by, operation)[0]) for view in still]
         local += [view for view in moving if not any(view is other for other in local)]
-        axes.append(functools.reduce(Axis.join, [view.axes[number] for view in moving]))
+        met = [view.axes[number] for view in moving]
+        if len({axis.jump for axis in met}) > 1 and all(view.lengths[number] == 1 for view in moving):
+            met = [axis.still() for axis in met]  # a single unit has no neighbours to be apart from
+        axes.append(functools.reduce(Axis.join, met))
         gone = not axes[-1].step and any(view.pooled[number] is not None for view in inputs)
         pooled.append(max(view.sizes_before[number] for view in inputs) if gone else None)
     by = [other for view in inputs for other in view.pooled_by] if any(size is not None for size in pooled) else []
