@@ -55,14 +55,12 @@ class Distillation:
         return self.temperature**2 * nn.functional.cross_entropy(logits / self.temperature, probs)
 
     def __repr__(self) -> str:
-        return (
-            f"Distillation({type(self._teacher).__name__} of weights {checksum(self._teacher)}, {self.temperature:g})"
-        )
+        return f"Distillation({identify(self._teacher)}, {self.temperature:g})"
 
 
-def checksum(model: nn.Module) -> str:
-    """Return the CRC-32 of a network's weights and buffers, in hexadecimal."""
+def identify(model: nn.Module) -> str:
+    """Return the class of a network and the CRC-32 of its weights and buffers, in hexadecimal."""
     crc = 0
     for value in model.state_dict().values():
         crc = zlib.crc32(value.detach().cpu().double().numpy().tobytes(), crc)
-    return f"{crc:08x}"
+    return f"{type(model).__name__} of weights {crc:08x}"

@@ -18,7 +18,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 import eva_utils as eva
-from eva_utils.distillation import checksum
+from eva_utils.distillation import identify
 from eva_utils.loaders import DeviceLoader
 from eva_utils.runtime import autocast, best_precision
 
@@ -49,7 +49,7 @@ class Taught(DeviceLoader):
         self.mirror = mirror
         self.logits = torch.empty(0, len(image_set.classes))  # of the latest batch
         settings = {
-            "teacher": checksum(teacher) + ", mirrored" * isinstance(teacher, eva.Mirrored),
+            "teacher": identify(teacher),
             "images": f"{image_set!r}, checksum {image_set.checksum}",
             "policy": " ".join(str(policy).split()),
         }

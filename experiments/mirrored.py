@@ -2,8 +2,8 @@
 
     python experiments/mirrored.py runs/a.json experiments/records/teacher_14.json --out runs/mirrored
 
-Weights are expected beside each record, as a probe leaves them, but for networks whose weights the library ships. What
-comes out goes to the folder --out, a file each, named as the record.
+Weights are expected beside each record, as a probe leaves them. What comes out goes to the folder --out, a file each,
+named as the record.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import probe
 import torch
-from torch import nn
 
 import eva_utils as eva
 
@@ -23,7 +22,7 @@ def main() -> None:
     parser.add_argument("records", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="folder, such as runs/mirrored")
     args = parser.parse_args()
-    missing = [str(path) for path in args.records if not (path.is_file() and (_shipped(path) or _weights(path)))]
+    missing = [str(path) for path in args.records if not (path.is_file() and path.with_suffix(".weights").is_file())]
     if missing:
         parser.error(f"expected records of a probe, with their weights beside them: {', '.join(missing)}")
     train_set, test_set = eva.load_images()
@@ -34,7 +33,7 @@ def main() -> None:
         images = eva.hold_out(train_set, count)[1] if count else test_set
         if not before["history"]["run"]["test images"].endswith(f"checksum {images.checksum}"):
             parser.error(f"{path} was tested on other images than {images!r}: name them by EVA_DATA")
-        network = _load(path, len(images.classes)).to(eva.best_device(), memory_format=torch.channels_last)
+        network = probe.load(path, len(images.classes)).to(eva.best_device(), memory_format=torch.channels_last)
         record = {"network": before["arguments"]["network"], "tested on": f"{images!r}, checksum {images.checksum}"}
         loader = eva.make_loader(images, eva.eval_policy(), batch_size=500, fast=True)
         for name, model in (("alone", network), ("mirrored", eva.Mirrored(network))):
@@ -42,18 +41,6 @@ def main() -> None:
             record[name] = {"loss": loss, "acc": acc}
         (args.out / path.name).write_text(json.dumps(record, indent=1), encoding="utf-8")
         print(f"{path.stem:<50} {record['alone']['acc']:.2%}  mirrored {record['mirrored']['acc']:.2%}")
-
-
-def _weights(path: Path) -> bool:
-    return path.with_suffix(".weights").is_file()
-
-
-def _shipped(path: Path) -> bool:
-    return path.stem.removesuffix("_0_test") in eva.NETWORKS
-
-
-def _load(path: Path, num_classes: int) -> nn.Module:
-    return probe.load(path, num_classes) if _weights(path) else eva.load_pretrained(path.stem.removesuffix("_0_test"))
 
 
 if __name__ == "__main__":
