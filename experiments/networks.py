@@ -14,6 +14,7 @@ from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable, separable_norm_relu
 from eva_utils.models.blocks import Residual
+from eva_utils.models.residual_net import residual_net, small_residual_net
 
 
 class BasicBlock(nn.Module):
@@ -93,20 +94,20 @@ class DilatedDepthwise(nn.Conv2d):
     torch has faster code on a CPU. The numbers are those of nn.Conv2d.
     """
 
-    def __init__(self, channels: int, kernel_size: int, dilation: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
         padding = dilation * (kernel_size // 2)
-        super().__init__(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
+        super().__init__(channels, channels, kernel_size, 1, padding, dilation, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        (count, channels, height, width), step = x.shape, self.dilation[0]
+        (count, _, height, width), step = x.shape, self.dilation[0]
         rows, columns = math.ceil(height / step), math.ceil(width / step)
         x = F.pad(x, (0, columns * step - width, 0, rows * step - height))
-        x = x.view(count, channels, rows, step, columns, step).permute(0, 3, 5, 1, 2, 4)
-        x = x.reshape(count * step * step, channels, rows, columns)
-        x = F.conv2d(x, self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
-        x = x.view(count, step, step, channels, rows, columns).permute(0, 3, 4, 1, 5, 2)
-        return x.reshape(count, channels, rows * step, columns * step)[:, :, :height, :width]
+        x = x.unflatten(3, (columns, step)).unflatten(2, (rows, step))
+        x = x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2)  # (count * step * step, rows, columns, channels)
+        x = F.conv2d(x.movedim(-1, 1), self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
+        x = x.movedim(1, -1).unflatten(0, (count, step, step)).permute(0, 3, 1, 4, 2, 5)
+        return x.flatten(3, 4).flatten(1, 2).movedim(-1, 1)[:, :, :height, :width]
 
 
 class ManyScales(nn.Module):
@@ -284,6 +285,36 @@ def small_early_dense(num_classes: int = 10) -> nn.Sequential:
     )
 
 
+def replace_stride_with_dilation(model: nn.Module, *, halvings: int = 1) -> nn.Module:
+    """Let only so many layers halve the size: further strides become 1, and kernels behind them dilated twice as far.
+
+    Each weight stays, and each place of the map sees what it saw, but the map has four times as many places (Yu et al.
+    2017, "Dilated Residual Networks").
+    """
+    factor = 1
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            if layer.kernel_size != (1, 1):
+                layer.dilation = tuple(factor * step for step in layer.dilation)
+                layer.padding = tuple(factor * size for size in layer.padding)
+            if layer.stride == (2, 2) and halvings == 0:
+                layer.stride = (1, 1)
+                factor *= 2
+            elif layer.stride == (2, 2):
+                halvings -= 1
+    return model
+
+
+def small_dilated_residual_net(num_classes: int = 10) -> nn.Module:
+    """Return `small_residual_net` with its second stride replaced with dilation."""
+    return replace_stride_with_dilation(small_residual_net(num_classes))
+
+
+def dilated_residual_net(num_classes: int = 10) -> nn.Module:
+    """Return `residual_net` with its second stride replaced with dilation."""
+    return replace_stride_with_dilation(residual_net(num_classes))
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "densenet40": densenet40,
@@ -298,6 +329,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_early_64": small_early_64,
     "small_early_96": small_early_96,
     "small_early_dense": small_early_dense,
+    "small_dilated_residual_net": small_dilated_residual_net,
+    "dilated_residual_net": dilated_residual_net,
     "small_teacher": small_teacher,
     "teacher": teacher,
     "large_teacher": large_teacher,

@@ -141,6 +141,8 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
                 setattr(module, name, nn.Sequential(layer.body, nn.ReLU()))
             if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (3, 3):
                 continue
+            if layer.groups > 1 and layer.dilation == (2, 2) and eva.best_device().type == "cpu":
+                setattr(module, name, networks.DilatedDepthwise(layer.groups, 3, dilation=2, bias=False))
             if without == "dilation":
                 layer.dilation = layer.padding = (1, 1)
             if strided and layer.stride == (2, 2):

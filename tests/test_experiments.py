@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
+from eva_utils.models.blocks import Residual
 from eva_utils.recipes import RECIPES
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -31,6 +33,8 @@ OTHERS = {  # which their docstrings say
     "small_early_64": 96_188,
     "small_early_96": 94_628,
     "small_early_dense": 98_800,
+    "small_dilated_residual_net": 95_092,
+    "dilated_residual_net": 191_264,
     "small_teacher": 1_123_586,
     "teacher": 1_973_186,
     "large_teacher": 3_151_810,
@@ -70,6 +74,32 @@ def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape
         found.append([out, *torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "tier", "multiply_adds"), [("small_residual_net", "bonus", 25.3e6), ("residual_net", "standard", 41.3e6)]
+)
+def test_stride_replaced_with_dilation_leaves_weights_and_receptive_field(networks, name, tier, multiply_adds):
+    """Without its gates, which see the whole map, the network says at every second place what the strided one says."""
+    strided = eva.build_network(name).eval()
+    dilated = networks.NETWORKS[name.replace("residual", "dilated_residual")]().eval()
+    dilated.load_state_dict(strided.state_dict())
+    with FlopCounterMode(display=False) as counter:
+        dilated(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() / 2 == pytest.approx(multiply_adds, rel=0.005)
+    assert eva.check_assignment(dilated, 0.9, RECIPES[name]["policy"](), tier).passed is True
+    fields = [eva.receptive_field(model) for model in (strided, dilated)]
+    assert fields[0].before_pooling == fields[1].before_pooling
+    images = torch.randn(2, 3, 32, 32)
+    maps = []
+    for model in (strided, dilated):
+        for block in model.modules():
+            if isinstance(block, Residual):
+                block.body[3] = torch.nn.Identity()
+        maps.append(model.layers[:-2](images))
+    assert maps[0].shape[2:] == (8, 8)
+    assert maps[1].shape[2:] == (16, 16)
+    torch.testing.assert_close(maps[1][:, :, ::2, ::2], maps[0])
 
 
 def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
