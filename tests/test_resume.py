@@ -47,7 +47,8 @@ def train(path):
     history = eva.fit(model, train, test, epochs=3, optimizer=optimizer, scheduler=scheduler, device="cpu",
                       average=0.9, checkpoint=path, save_minutes=0, verbose=False)
     logits = eva.predict(model, test).logits
-    torch.save({"weights": model.state_dict(), "history": vars(history), "logits": logits}, path + ".result")
+    torch.save({"weights": model.state_dict(), "history": vars(history), "logits": logits}, path + ".part")
+    os.replace(path + ".part", path + ".result")  # whole or not there: a kill may come while it is written
 
 def attempt(path, seconds):
     child = os.fork()
