@@ -417,6 +417,16 @@ def small_mirror_net(num_classes: int = 10) -> nn.Sequential:
     )
 
 
+def mirror_net(num_classes: int = 10) -> nn.Sequential:
+    """Return a wider one that leaves 32x32 with its second layer: 193,632 parameters, 57 million."""
+    return nn.Sequential(
+        *(mirror_norm_relu(3, 32, of_image=True), mirror_norm_relu(32, 64, stride=2)),
+        *(mirror_convs(64, dilation=2) for _ in range(2)),
+        *(mirror_norm_relu(64, 128, stride=2), *(mirror_separable(128) for _ in range(8))),
+        MirrorHead(128, num_classes),
+    )
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "densenet40": densenet40,
@@ -434,6 +444,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_dilated_residual_net": small_dilated_residual_net,
     "dilated_residual_net": dilated_residual_net,
     "small_mirror_net": small_mirror_net,
+    "mirror_net": mirror_net,
     "small_teacher": small_teacher,
     "teacher": teacher,
     "large_teacher": large_teacher,
