@@ -6,7 +6,6 @@ kernels after the description of one with 97,530 parameters. All map (N, 3, 32, 
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable, separable_norm_relu
 from eva_utils.models.blocks import Residual
+from eva_utils.models.mirror_net import MirrorNet, mirror_convs, mirror_norm_relu, mirror_separable
 from eva_utils.models.residual_net import residual_net, small_residual_net
 
 
@@ -315,115 +315,15 @@ def dilated_residual_net(num_classes: int = 10) -> nn.Module:
     """Return `residual_net` with its second stride replaced with dilation."""
     return replace_stride_with_dilation(residual_net(num_classes))
 
-class MirrorConv2d(nn.Conv2d):
-    """A convolution whose kernels are used twice: as they are, and mirrored.
 
-    The channels of its maps come in two halves. The second half of an image's map is the mirror image of the first half
-    of the mirrored image's map, at every layer, whatever the weights (a group convolution, Cohen & Welling 2016, for
-    the group of two). So the weights are half as many as those of a convolution of the same channels. The colours of
-    an image have no halves: the first layer says ``of_image``. A stride of 2 wants an even width.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        of_image: bool = False,
-    ) -> None:
-        padding = dilation * (kernel_size // 2)
-        super().__init__(in_channels, out_channels // 2, kernel_size, stride, padding, dilation, bias=False)
-        self.of_image = of_image
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        mirrored = self.weight.flip(3)
-        if not self.of_image:
-            mirrored = mirrored.roll(self.in_channels // 2, dims=1)  # to it the second half is the first
-        if self.stride == (1, 1):
-            return F.conv2d(x, torch.cat([self.weight, mirrored]), None, 1, self.padding, self.dilation)
-        high, wide = self.padding  # every other column from the left, and, for the mirrored kernels, from the right
-        left = F.conv2d(F.pad(x, (wide, wide - 1, high, high)), self.weight, None, self.stride, 0, self.dilation)
-        right = F.conv2d(F.pad(x, (wide - 1, wide, high, high)), mirrored, None, self.stride, 0, self.dilation)
-        return torch.cat([left, right], dim=1)
-
-
-class MirrorDepthwise(nn.Conv2d):
-    """A depthwise 3x3 convolution of the same kind."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels // 2, channels // 2, 3, padding=1, groups=channels // 2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        return F.conv2d(x, torch.cat([self.weight, self.weight.flip(3)]), None, 1, 1, groups=2 * self.groups)
-
-
-class BothHalves(nn.Sequential):
-    """Layers that treat both halves of the channels alike: as half the channels of a map with twice the places."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape; the layers see (N, channels / 2, H, 2 W)."""
-        width = x.shape[3]
-        x = x.unflatten(1, (2, -1)).permute(0, 2, 3, 4, 1).flatten(3)
-        return super().forward(x).unflatten(3, (width, 2)).permute(0, 4, 1, 2, 3).flatten(1, 2)
-
-
-class MirrorHead(nn.Module):
-    """The mean of the map over its places and its halves, and a 1x1 convolution to the logits."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.classify = conv(channels // 2, num_classes, kernel_size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to (N, num_classes)."""
-        pooled = F.adaptive_avg_pool2d(x, 1).unflatten(1, (2, -1)).mean(dim=1)
-        return self.classify(pooled).flatten(1)
-
-
-def mirror_norm_relu(in_channels: int, out_channels: int, **options: Any) -> nn.Sequential:
-    """Return a mirror convolution, normalisation and ReLU."""
-    norm = BothHalves(nn.BatchNorm2d(out_channels // 2))
-    return nn.Sequential(MirrorConv2d(in_channels, out_channels, **options), norm, nn.ReLU())
-
-
-def mirror_convs(channels: int, *, dilation: int = 1) -> Residual:
-    """Return a residual block of two 3x3 mirror convolutions, the second one dilated, and a gate."""
-    half = channels // 2
-    return Residual(
-        mirror_norm_relu(channels, channels),
-        MirrorConv2d(channels, channels, dilation=dilation),
-        BothHalves(nn.BatchNorm2d(half), SqueezeExcitation(half, half // 4)),
-    )
-
-
-def mirror_separable(channels: int) -> Residual:
-    """Return a residual block of a depthwise and a pointwise mirror convolution."""
-    norm = BothHalves(nn.BatchNorm2d(channels // 2))
-    return Residual(MirrorDepthwise(channels), MirrorConv2d(channels, channels, kernel_size=1), norm)
-
-
-def small_mirror_net(num_classes: int = 10) -> nn.Sequential:
-    """Return `small_residual_net` of mirror convolutions, half as wide again: 95,055 parameters, 40 million."""
-    return nn.Sequential(
-        *(mirror_norm_relu(3, 24, of_image=True), mirror_convs(24)),
-        *(mirror_norm_relu(24, 48, stride=2), *(mirror_convs(48, dilation=2) for _ in range(2))),
-        *(mirror_norm_relu(48, 96, stride=2), *(mirror_separable(96) for _ in range(4))),
-        MirrorHead(96, num_classes),
-    )
-
-
-def mirror_net(num_classes: int = 10) -> nn.Sequential:
-    """Return a wider one that leaves 32x32 with its second layer: 193,632 parameters, 57 million."""
-    return nn.Sequential(
+def mirror_net(num_classes: int = 10) -> MirrorNet:
+    """Return a wider mirror net, which leaves 32x32 with its second layer: 193,632 parameters, 57 million."""
+    return MirrorNet(
         *(mirror_norm_relu(3, 32, of_image=True), mirror_norm_relu(32, 64, stride=2)),
         *(mirror_convs(64, dilation=2) for _ in range(2)),
         *(mirror_norm_relu(64, 128, stride=2), *(mirror_separable(128) for _ in range(8))),
-        MirrorHead(128, num_classes),
+        channels=128,
+        num_classes=num_classes,
     )
 
 
@@ -443,7 +343,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_early_dense": small_early_dense,
     "small_dilated_residual_net": small_dilated_residual_net,
     "dilated_residual_net": dilated_residual_net,
-    "small_mirror_net": small_mirror_net,
     "mirror_net": mirror_net,
     "small_teacher": small_teacher,
     "teacher": teacher,

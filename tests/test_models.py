@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import SqueezeExcitation
 
 from eva_utils.models import NETWORKS, build_network, load_pretrained
-from eva_utils.models.blocks import Residual, conv, separable_relu_norm, start_at_identity
+from eva_utils.models.blocks import conv, separable_relu_norm, start_at_identity
 from eva_utils.models.dilated_net import DilatedNet
 
 ROOT = Path(__file__).parent.parent
@@ -18,14 +19,22 @@ PARAMETERS = {
     "dilated_separable_net": 175_696,
     "small_residual_net": 95_092,
     "residual_net": 191_264,
+    "small_mirror_net": 95_055,
 }
 MULTIPLY_ADDS = {
     "dilated_net": 11.2e6,
     "dilated_separable_net": 18.6e6,
     "small_residual_net": 18.2e6,
     "residual_net": 29.7e6,
+    "small_mirror_net": 40.4e6,
 }
-RECEPTIVE_FIELD = {"dilated_net": 115, "dilated_separable_net": 71, "small_residual_net": 69, "residual_net": 49}
+RECEPTIVE_FIELD = {  # height and width
+    "dilated_net": (115, 115),
+    "dilated_separable_net": (71, 71),
+    "small_residual_net": (69, 69),
+    "residual_net": (49, 49),
+    "small_mirror_net": (69, 72),
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -42,17 +51,18 @@ def test_receptive_field(name):
     layers = build_network(name).eval().layers
     end = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d))
     features = layers[:end].requires_grad_(False).double()
-    for block in features.modules():
-        if isinstance(block, Residual):
-            block.body[3] = nn.Identity()  # the gate, which sees the whole map
+    for module in list(features.modules()):
+        for child, layer in module.named_children():
+            if isinstance(layer, SqueezeExcitation):
+                setattr(module, child, nn.Identity())  # the gate, which sees the whole map
     for parameter in features.parameters():
         parameter.fill_(0.1)  # positive, so that nothing cancels
     image = torch.rand(1, 3, 256, 256, dtype=torch.float64, requires_grad=True)
     output = features(image)
     output[0, 0, output.shape[2] // 2, output.shape[3] // 2].backward()
-    for axis in (1, 2):
-        touched = image.grad[0].abs().sum((0, axis)).nonzero()
-        assert int(touched.max() - touched.min()) + 1 == RECEPTIVE_FIELD[name]
+    for other, size in zip((2, 1), RECEPTIVE_FIELD[name], strict=True):
+        touched = image.grad[0].abs().sum((0, other)).nonzero()
+        assert int(touched.max() - touched.min()) + 1 == size
 
 
 @pytest.mark.parametrize("name", NETWORKS)

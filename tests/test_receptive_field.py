@@ -14,7 +14,6 @@ from eva_utils.dataflow import trace_dataflow
 from eva_utils.fields import follow
 from eva_utils.measured_field import effective_receptive_field, measure_receptive_field, touched_pixels
 from eva_utils.models import NETWORKS, build_network
-from eva_utils.models.blocks import Residual
 from eva_utils.receptive_field import receptive_field
 
 
@@ -487,10 +486,11 @@ def test_the_networks_of_the_series_see_what_the_gradient_says(name):
     pools = [isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) for layer in model.layers]
     last = f"layers.{pools.index(True) - 1}"
     result = receptive_field(model)
-    gates = [block for block in model.modules() if isinstance(block, Residual)]
-    assert len(result.global_paths) == len(gates)
-    for block in gates:  # they let all pixels in
-        block.body[3] = nn.Identity()
+    gates = [path for path, module in model.named_modules() if isinstance(module, SqueezeExcitation)]
+    assert result.global_paths == tuple(f"{path}.avgpool (AdaptiveAvgPool2d)" for path in gates)
+    for path in gates:  # they let all pixels in
+        parent, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
     assert measure_receptive_field(model, (3, 240, 240), last) == result.before_pooling
 
 

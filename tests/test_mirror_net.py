@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import SqueezeExcitation
+
+import eva_utils as eva
+from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwise
+
+
+def of_the_mirror_image(maps):
+    """Return what layers of mirror convolutions should make of the mirror images."""
+    first, second = maps.flip(3).chunk(2, dim=1)
+    return torch.cat([second, first], dim=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dilation": 2}, {"stride": 2}, {"stride": 2, "dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5}],
+)
+def test_a_mirror_convolution_says_the_mirrored_of_the_mirror_image(options):
+    first, second = MirrorConv2d(3, 8, of_image=True, **options), MirrorConv2d(8, 12, **options)
+    size = options.get("kernel_size", 3)
+    assert first.weight.shape == (4, 3, size, size)
+    assert second.weight.shape == (6, 8, size, size)
+    images = torch.randn(2, 3, 10, 16)
+    maps = first(images)
+    assert maps.shape == (2, 8, 10 // options.get("stride", 1), 16 // options.get("stride", 1))
+    torch.testing.assert_close(first(images.flip(3)), of_the_mirror_image(maps))
+    torch.testing.assert_close(second(of_the_mirror_image(maps)), of_the_mirror_image(second(maps)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_mirror_convolution_is_an_ordinary_one_of_an_image_and_of_its_mirror_image(stride):
+    mirror, ordinary = MirrorConv2d(4, 6, stride=stride), nn.Conv2d(4, 3, 3, stride, 1, bias=False)
+    ordinary.load_state_dict(mirror.state_dict())
+    maps = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(mirror(maps)[:, :3], ordinary(maps))
+    torch.testing.assert_close(mirror(maps)[:, 3:], ordinary(of_the_mirror_image(maps)).flip(3))
+
+
+def test_the_blocks_say_the_mirrored_of_the_mirror_image():
+    maps = torch.randn(2, 8, 6, 10)
+    halves = BothHalves(nn.BatchNorm2d(4), SqueezeExcitation(4, 2))
+    for layer in (MirrorDepthwise(8), halves, eva.mirror_convs(8, dilation=2), eva.mirror_separable(8)):
+        assert not torch.allclose(layer(maps.flip(3)), layer(maps), atol=1e-3)
+        torch.testing.assert_close(layer(of_the_mirror_image(maps)), of_the_mirror_image(layer(maps)))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_both_halves_are_treated_as_more_places(memory_format):
+    maps = torch.randn(3, 8, 6, 5).contiguous(memory_format=memory_format)
+    norm = nn.BatchNorm2d(4)
+    expected = torch.cat(norm(torch.cat(maps.chunk(2, dim=1))).chunk(2), dim=1)  # as if they were images of their own
+    torch.testing.assert_close(BothHalves(norm)(maps), expected)
+
+
+def test_an_image_and_its_mirror_image_have_the_same_logits():
+    model = eva.build_network("small_mirror_net")
+    images = torch.randn(8, 3, 32, 32)
+    model(images)  # statistics of their own
+    model.eval()
+    assert not torch.allclose(model(images.flip(2)), model(images), atol=1e-3)
+    torch.testing.assert_close(model(images.flip(3)), model(images))
+
+
+def test_a_start_at_the_identity_hands_both_halves_on():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), MirrorConv2d(4, 4), MirrorDepthwise(4))
+    for parameter in layers.parameters():
+        nn.init.zeros_(parameter)
+    eva.start_at_identity(layers)
+    maps = torch.randn(2, 4, 6, 6)
+    assert torch.equal(layers[1:](maps), maps)
+
+
+def test_what_has_no_halves_is_refused():
+    for channels in ((3, 8), (4, 7)):
+        with pytest.raises(ValueError, match=f"{channels[0]} to {channels[1]} channels: both come in halves"):
+            MirrorConv2d(*channels)
+    with pytest.raises(ValueError, match="5 channels come in halves"):
+        MirrorDepthwise(5)
+    for options in ({"kernel_size": 2}, {"stride": 3}):
+        with pytest.raises(ValueError, match="expected an odd size and a stride of 1 or 2"):
+            MirrorConv2d(4, 8, **options)
+    with pytest.raises(ValueError, match="a map of 8x7: at a stride of 2 its width must be even"):
+        MirrorConv2d(4, 8, stride=2)(torch.zeros(1, 4, 8, 7))
