@@ -65,13 +65,6 @@ RECIPES = {
     },
     "small_residual_net": OWN,
     "residual_net": OWN | {"epochs": 90, "final": 0.05},
-    "small_mirror_net": OWN
-    | {
-        "identity": False,
-        "epochs": 32,
-        "final": 0.05,
-        "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
-    },
 }
 
 

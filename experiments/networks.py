@@ -316,6 +316,27 @@ def dilated_residual_net(num_classes: int = 10) -> nn.Module:
     return replace_stride_with_dilation(residual_net(num_classes))
 
 
+def small_mirror_net(num_classes: int = 10) -> MirrorNet:
+    """Return the layers of `small_residual_net`, mirror convolutions and half as wide again: 95,055 parameters."""
+    return MirrorNet(
+        *(mirror_norm_relu(3, 24, of_image=True), mirror_convs(24)),
+        *(mirror_norm_relu(24, 48, stride=2), *(mirror_convs(48, dilation=2) for _ in range(2))),
+        *(mirror_norm_relu(48, 96, stride=2), *(mirror_separable(96) for _ in range(4))),
+        channels=96,
+        num_classes=num_classes,
+    )
+
+
+def wide_residual_net(num_classes: int = 10) -> nn.Sequential:
+    """Return `small_mirror_net` with ordinary convolutions of as many channels, for comparison: 191,406 parameters."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 24), residual_convs(24)),
+        *(conv_norm_relu(24, 48, stride=2), *(residual_convs(48, dilation=2) for _ in range(2))),
+        *(conv_norm_relu(48, 96, stride=2), *(separable(96) for _ in range(4))),
+        *head(96, num_classes),
+    )
+
+
 def mirror_net(num_classes: int = 10) -> MirrorNet:
     """Return a wider mirror net, which leaves 32x32 with its second layer: 193,632 parameters, 57 million."""
     return MirrorNet(
@@ -343,6 +364,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_early_dense": small_early_dense,
     "small_dilated_residual_net": small_dilated_residual_net,
     "dilated_residual_net": dilated_residual_net,
+    "small_mirror_net": small_mirror_net,
+    "wide_residual_net": wide_residual_net,
     "mirror_net": mirror_net,
     "small_teacher": small_teacher,
     "teacher": teacher,

@@ -4,7 +4,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
-from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwise
+from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwise, MirrorNet
 
 
 def of_the_mirror_image(maps):
@@ -55,10 +55,12 @@ def test_both_halves_are_treated_as_more_places(memory_format):
 
 
 def test_an_image_and_its_mirror_image_have_the_same_logits():
-    model = eva.build_network("small_mirror_net")
-    images = torch.randn(8, 3, 32, 32)
+    first = eva.mirror_norm_relu(3, 8, of_image=True), eva.mirror_convs(8), eva.mirror_norm_relu(8, 12, stride=2)
+    model = MirrorNet(*first, eva.mirror_separable(12), channels=12, num_classes=7)
+    images = torch.randn(8, 3, 12, 16)
     model(images)  # statistics of their own
     model.eval()
+    assert model(images).shape == (8, 7)
     assert not torch.allclose(model(images.flip(2)), model(images), atol=1e-3)
     torch.testing.assert_close(model(images.flip(3)), model(images))
 

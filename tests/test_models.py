@@ -19,21 +19,18 @@ PARAMETERS = {
     "dilated_separable_net": 175_696,
     "small_residual_net": 95_092,
     "residual_net": 191_264,
-    "small_mirror_net": 95_055,
 }
 MULTIPLY_ADDS = {
     "dilated_net": 11.2e6,
     "dilated_separable_net": 18.6e6,
     "small_residual_net": 18.2e6,
     "residual_net": 29.7e6,
-    "small_mirror_net": 40.4e6,
 }
 RECEPTIVE_FIELD = {  # height and width
     "dilated_net": (115, 115),
     "dilated_separable_net": (71, 71),
     "small_residual_net": (69, 69),
     "residual_net": (49, 49),
-    "small_mirror_net": (69, 72),
 }
 
 

@@ -1,10 +1,10 @@
-"""A network of our own whose kernels are used twice: as they are, and mirrored.
+"""Layers whose kernels are used twice, as they are and mirrored, and the blocks and the network that they make up.
 
-The channels of its maps come in two halves: the second half of an image's map is the mirror image of the first half of
-the mirrored image's map, at every layer and whatever the weights are (a group convolution, Cohen & Welling 2016, for
-the group of identity and mirror). So a mirrored cat is a cat before anything is learned, and a layer has half the
-weights of an ordinary one with as many channels. 95,055 parameters, 40.4 million multiply-adds, receptive field 69x72
-before the pooling; layers, strides and dilations are those of ``small_residual_net``, and the maps half as wide again.
+The channels of their maps come in two halves: the second half of an image's map is the mirror image of the first half
+of the mirrored image's map, at every layer and whatever the weights are (a group convolution, Cohen & Welling 2016,
+for the group of identity and mirror). So a mirrored cat is a cat before anything is learned, and a layer has half the
+weights of an ordinary one with as many channels. Blocks map (N, in_channels, H, W) to (N, out_channels, H', W'), both
+halves counted.
 """
 
 from typing import Any
@@ -127,17 +127,3 @@ class MirrorNet(nn.Module):
         """Return the logits (N, num_classes) of images (N, 3, 32, 32)."""
         first, second = self.layers(x).chunk(2, dim=1)
         return self.classify((first + second) / 2).flatten(1)  # (N, num_classes, 1, 1) -> (N, num_classes)
-
-
-def small_mirror_net(num_classes: int = 10) -> MirrorNet:
-    """Return the network with 95,055 parameters."""
-    return MirrorNet(
-        mirror_norm_relu(3, 24, of_image=True),
-        mirror_convs(24),
-        mirror_norm_relu(24, 48, stride=2),  # 32x32 -> 16x16
-        *(mirror_convs(48, dilation=2) for _ in range(2)),
-        mirror_norm_relu(48, 96, stride=2),  # 16x16 -> 8x8
-        *(mirror_separable(96) for _ in range(4)),
-        channels=96,
-        num_classes=num_classes,
-    )
