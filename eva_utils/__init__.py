@@ -33,7 +33,7 @@ from eva_utils.models.blocks import (
     separable_relu_norm,
     start_at_identity,
 )
-from eva_utils.models.mirror_net import mirror_convs, mirror_norm_relu, mirror_separable
+from eva_utils.models.mirror_net import MirrorNet, mirror_convs, mirror_norm_relu, mirror_separable
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.predictions import Calibration, Predictions, predict
 from eva_utils.receptive_field import ReceptiveField, receptive_field
@@ -89,6 +89,7 @@ __all__ = [
     "History",
     "ImageSet",
     "LrRange",
+    "MirrorNet",
     "Mirrored",
     "Muon",
     "Predictions",

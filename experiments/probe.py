@@ -27,6 +27,7 @@ from torchvision.transforms import v2
 import eva_utils as eva
 from eva_utils.loaders import DeviceLoader
 from eva_utils.models.blocks import Residual
+from eva_utils.models.mirror_net import MirrorDepthwise
 
 FACTORIES = eva.NETWORKS | networks.NETWORKS
 
@@ -149,7 +150,11 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
                 layer.dilation = layer.padding = (strided, strided)
             if side and layer.groups > 1:
                 count = layer.groups
-                larger = nn.Conv2d(count, count, side, padding=side // 2, groups=count, bias=False)
+                larger = (
+                    MirrorDepthwise(2 * count, side)
+                    if isinstance(layer, MirrorDepthwise)
+                    else nn.Conv2d(count, count, side, padding=side // 2, groups=count, bias=False)
+                )
                 setattr(module, name, larger)
     return model
 

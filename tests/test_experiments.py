@@ -36,6 +36,7 @@ OTHERS = {  # which their docstrings say
     "small_dilated_residual_net": 95_092,
     "dilated_residual_net": 191_264,
     "small_mirror_net": 95_055,
+    "narrow_mirror_net": 95_406,
     "wide_residual_net": 191_406,
     "mirror_net": 193_632,
     "small_teacher": 1_123_586,
@@ -106,15 +107,31 @@ def test_stride_replaced_with_dilation_leaves_weights_and_receptive_field(networ
 
 
 @pytest.mark.parametrize(
-    ("name", "tier", "multiply_adds"), [("small_mirror_net", "bonus", 40.4e6), ("mirror_net", "standard", 57e6)]
+    ("name", "tier", "field", "multiply_adds"),
+    [
+        ("small_mirror_net", "bonus", (69, 72), 40.4e6),
+        ("narrow_mirror_net", "bonus", (77, 80), 34e6),
+        ("mirror_net", "standard", (97, 100), 57e6),
+        ("wide_residual_net", "standard", (69, 69), 40.4e6),
+    ],
 )
-def test_the_mirror_nets_meet_the_clauses(networks, name, tier, multiply_adds):
+def test_the_mirror_nets_and_their_rival_meet_the_clauses(networks, name, tier, field, multiply_adds):
     model = networks.NETWORKS[name]().eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 32, 32))
     assert counter.get_total_flops() / 2 == pytest.approx(multiply_adds, rel=0.005)
     assert eva.check_assignment(model, 0.9, RECIPES["small_residual_net"]["policy"](), tier).passed is True
-    assert eva.receptive_field(model).before_pooling == {"bonus": (69, 72), "standard": (97, 100)}[tier]
+    assert eva.receptive_field(model).before_pooling == field
+
+
+def test_the_receptive_field_of_a_mirror_net_is_what_the_gradient_says(networks):
+    model = networks.NETWORKS["small_mirror_net"]()
+    for module in list(model.modules()):
+        for child, layer in module.named_children():
+            if isinstance(layer, SqueezeExcitation):  # it lets all pixels in
+                setattr(module, child, torch.nn.Identity())
+    measured = eva.measure_receptive_field(model, (3, 128, 128), f"layers.{len(model.layers) - 2}")
+    assert measured == eva.receptive_field(model).before_pooling == (69, 72)
 
 
 def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
@@ -363,6 +380,9 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert sum(p.numel() for p in model.parameters()) == count + difference, changes
         assert str(model) != str(whole), changes
         assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    mirror = probe.build({"network": "small_mirror_net", "depthwise": 5}, 10)
+    assert sum(p.numel() for p in mirror.parameters()) == 95_055 + 4 * 48 * (25 - 9)
+    assert mirror(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("network", ["small_residual_net", "residual_net"])

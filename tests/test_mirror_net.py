@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -15,16 +17,20 @@ def of_the_mirror_image(maps):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"dilation": 2}, {"stride": 2}, {"stride": 2, "dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5}],
+    [
+        *({}, {"dilation": 2}, {"stride": 2}, {"stride": 2, "dilation": 2}, {"kernel_size": 1}),
+        *({"kernel_size": 1, "stride": 2}, {"kernel_size": 5}, {"kernel_size": 5, "stride": 2, "dilation": 3}),
+    ],
 )
-def test_a_mirror_convolution_says_the_mirrored_of_the_mirror_image(options):
+@pytest.mark.parametrize("shape", [(10, 16), (9, 13)])
+def test_a_mirror_convolution_says_the_mirrored_of_the_mirror_image(options, shape):
     first, second = MirrorConv2d(3, 8, of_image=True, **options), MirrorConv2d(8, 12, **options)
     size = options.get("kernel_size", 3)
     assert first.weight.shape == (4, 3, size, size)
     assert second.weight.shape == (6, 8, size, size)
-    images = torch.randn(2, 3, 10, 16)
+    images = torch.randn(2, 3, *shape)
     maps = first(images)
-    assert maps.shape == (2, 8, 10 // options.get("stride", 1), 16 // options.get("stride", 1))
+    assert maps.shape == (2, 8, *(math.ceil(side / options.get("stride", 1)) for side in shape))
     torch.testing.assert_close(first(images.flip(3)), of_the_mirror_image(maps))
     torch.testing.assert_close(second(of_the_mirror_image(maps)), of_the_mirror_image(second(maps)))
 
@@ -41,7 +47,7 @@ def test_a_mirror_convolution_is_an_ordinary_one_of_an_image_and_of_its_mirror_i
 def test_the_blocks_say_the_mirrored_of_the_mirror_image():
     maps = torch.randn(2, 8, 6, 10)
     halves = BothHalves(nn.BatchNorm2d(4), SqueezeExcitation(4, 2))
-    for layer in (MirrorDepthwise(8), halves, eva.mirror_convs(8, dilation=2), eva.mirror_separable(8)):
+    for layer in (MirrorDepthwise(8, 5), halves, eva.mirror_convs(8, dilation=2), eva.mirror_separable(8)):
         assert not torch.allclose(layer(maps.flip(3)), layer(maps), atol=1e-3)
         torch.testing.assert_close(layer(of_the_mirror_image(maps)), of_the_mirror_image(layer(maps)))
 
@@ -75,13 +81,18 @@ def test_a_start_at_the_identity_hands_both_halves_on():
 
 
 def test_what_has_no_halves_is_refused():
-    for channels in ((3, 8), (4, 7)):
-        with pytest.raises(ValueError, match=f"{channels[0]} to {channels[1]} channels: both come in halves"):
-            MirrorConv2d(*channels)
-    with pytest.raises(ValueError, match="5 channels come in halves"):
-        MirrorDepthwise(5)
+    with pytest.raises(
+        ValueError, match="in_channels=3: expected two halves; for the colours of an image: of_image=True"
+    ):
+        MirrorConv2d(3, 8)
+    for of_image in (False, True):
+        with pytest.raises(ValueError, match="out_channels=7: its channels come in halves"):
+            MirrorConv2d(4 - of_image, 7, of_image=of_image)
+    for arguments in ((5,), (4, 2)):
+        with pytest.raises(ValueError, match="expected two halves and an odd size"):
+            MirrorDepthwise(*arguments)
+    with pytest.raises(ValueError, match="a map of 3 channels has no halves"):
+        BothHalves(nn.ReLU())(torch.zeros(1, 3, 4, 4))
     for options in ({"kernel_size": 2}, {"stride": 3}):
         with pytest.raises(ValueError, match="expected an odd size and a stride of 1 or 2"):
             MirrorConv2d(4, 8, **options)
-    with pytest.raises(ValueError, match="a map of 8x7: at a stride of 2 its width must be even"):
-        MirrorConv2d(4, 8, stride=2)(torch.zeros(1, 4, 8, 7))
