@@ -467,6 +467,30 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
         assert ingredients.table(ingredients.PEERS) in page
 
 
+def test_the_page_says_what_kernels_that_are_used_twice_bring(experiments):
+    page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    section = " ".join(page.partition("## Kernels used twice")[2].partition("\n## ")[0].split())
+    ingredients = experiments("ingredients")
+    reached = {name: ingredients.accuracies(name) for name in ingredients.PEERS}
+    for name in ("`small_mirror_net`", "`wide_residual_net`", "`residual_net`", "ResNet-20"):
+        assert f"{reached[name][0]:.2%}" in section, name
+    gain = 100 * (reached["`small_mirror_net`"][0] - statistics.mean(reached["the base"]))
+    assert f"{gain:.2f} points more than the base" in section
+    curves = {}
+    for path in (*map(ingredients.path, ["the base"] * 4, range(4)), ingredients.path("`small_mirror_net`", 0)):
+        curves[path.stem] = json.loads(path.read_text(encoding="utf-8"))["history"]["test_acc"]
+    own = curves.pop("small_mirror_net_0")
+    assert all(own[epoch] > curve[epoch] for curve in curves.values() for epoch in range(12))
+    longer = json.loads((EXPERIMENTS / "records" / "small_residual_net_24.json").read_text(encoding="utf-8"))
+    assert (
+        "24 epochs of the base, with a rate that falls to 0, cost about as much as 12 of this one, and reach "
+        in section
+    )
+    assert f"{longer['test_acc']:.2%}" in section
+    wide = json.loads((EXPERIMENTS / "records" / "mirrored" / "wide_residual_net_0.json").read_text(encoding="utf-8"))
+    assert f"{wide['mirrored']['acc']:.2%} with the mirror image" in section
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_the_list_of_runs_quotes_each_record(path):
     page = (EXPERIMENTS / "records" / "README.md").read_text(encoding="utf-8")
