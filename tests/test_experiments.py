@@ -472,7 +472,7 @@ def test_the_page_says_what_kernels_that_are_used_twice_bring(experiments):
     section = " ".join(page.partition("## Kernels used twice")[2].partition("\n## ")[0].split())
     ingredients = experiments("ingredients")
     reached = {name: ingredients.accuracies(name) for name in ingredients.PEERS}
-    for name in ("`small_mirror_net`", "`wide_residual_net`", "`residual_net`", "ResNet-20"):
+    for name in ("`small_mirror_net`", "`wide_residual_net`", "`narrow_mirror_net`", "`residual_net`", "ResNet-20"):
         assert f"{reached[name][0]:.2%}" in section, name
     gain = 100 * (reached["`small_mirror_net`"][0] - statistics.mean(reached["the base"]))
     assert f"{gain:.2f} points more than the base" in section
