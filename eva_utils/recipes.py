@@ -28,7 +28,7 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 # Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
 # as a share of the highest, average, optimizer and augmentation; those of the published networks are their notebooks'.
-# The residual nets learned from teachers afterwards: see experiments/README.md.
+# The residual nets learned from teachers afterwards: see experiments/lessons.md.
 OWN = {
     "identity": True,
     "epochs": 120,
@@ -65,6 +65,13 @@ RECIPES = {
     },
     "small_residual_net": OWN,
     "residual_net": OWN | {"epochs": 90, "final": 0.05},
+    "small_mirror_net": OWN
+    | {
+        "identity": False,
+        "epochs": 32,
+        "final": 0.05,
+        "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
+    },
 }
 
 

@@ -316,17 +316,6 @@ def dilated_residual_net(num_classes: int = 10) -> nn.Module:
     return replace_stride_with_dilation(residual_net(num_classes))
 
 
-def small_mirror_net(num_classes: int = 10) -> MirrorNet:
-    """Return the layers of `small_residual_net`, mirror convolutions with 24, 48 and 96 channels: 95,055 parameters."""
-    return MirrorNet(
-        *(mirror_norm_relu(3, 24, of_image=True), mirror_convs(24)),
-        *(mirror_norm_relu(24, 48, stride=2), *(mirror_convs(48, dilation=2) for _ in range(2))),
-        *(mirror_norm_relu(48, 96, stride=2), *(mirror_separable(96) for _ in range(4))),
-        channels=96,
-        num_classes=num_classes,
-    )
-
-
 def narrow_mirror_net(num_classes: int = 10) -> MirrorNet:
     """Return one with 16 channels at 32x32 and one more block: 95,406 parameters and 34 million multiply-adds."""
     return MirrorNet(
@@ -375,7 +364,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_early_dense": small_early_dense,
     "small_dilated_residual_net": small_dilated_residual_net,
     "dilated_residual_net": dilated_residual_net,
-    "small_mirror_net": small_mirror_net,
     "narrow_mirror_net": narrow_mirror_net,
     "wide_residual_net": wide_residual_net,
     "mirror_net": mirror_net,

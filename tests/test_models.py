@@ -19,14 +19,22 @@ PARAMETERS = {
     "dilated_separable_net": 175_696,
     "small_residual_net": 95_092,
     "residual_net": 191_264,
+    "small_mirror_net": 95_055,
 }
 MULTIPLY_ADDS = {
     "dilated_net": 11.2e6,
     "dilated_separable_net": 18.6e6,
     "small_residual_net": 18.2e6,
     "residual_net": 29.7e6,
+    "small_mirror_net": 40.4e6,
 }
-RECEPTIVE_FIELD = {"dilated_net": 115, "dilated_separable_net": 71, "small_residual_net": 69, "residual_net": 49}
+RECEPTIVE_FIELD = {  # height and width
+    "dilated_net": (115, 115),
+    "dilated_separable_net": (71, 71),
+    "small_residual_net": (69, 69),
+    "residual_net": (49, 49),
+    "small_mirror_net": (69, 72),
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -52,9 +60,9 @@ def test_receptive_field(name):
     image = torch.rand(1, 3, 256, 256, dtype=torch.float64, requires_grad=True)
     output = features(image)
     output[0, 0, output.shape[2] // 2, output.shape[3] // 2].backward()
-    for axis in (1, 2):
-        touched = image.grad[0].abs().sum((0, axis)).nonzero()
-        assert int(touched.max() - touched.min()) + 1 == RECEPTIVE_FIELD[name]
+    for other_axis, field in zip((2, 1), RECEPTIVE_FIELD[name], strict=True):
+        touched = image.grad[0].abs().sum((0, other_axis)).nonzero()
+        assert int(touched.max() - touched.min()) + 1 == field
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -135,3 +135,20 @@ class MirrorNet(nn.Module):
         """Return the logits (N, num_classes) of images (N, 3, H, W)."""
         first, second = self.layers(x).chunk(2, dim=1)
         return self.classify((first + second) / 2).flatten(1)  # (N, num_classes, 1, 1) -> (N, num_classes)
+
+
+def small_mirror_net(num_classes: int = 10) -> MirrorNet:
+    """Return the layers of ``small_residual_net`` as mirror convolutions, half as wide again: 95,055 parameters.
+
+    40.4 million multiply-adds, receptive field 69x72 before the pooling.
+    """
+    return MirrorNet(
+        mirror_norm_relu(3, 24, of_image=True),
+        mirror_convs(24),
+        mirror_norm_relu(24, 48, stride=2),  # 32x32 -> 16x16
+        *(mirror_convs(48, dilation=2) for _ in range(2)),
+        mirror_norm_relu(48, 96, stride=2),  # 16x16 -> 8x8
+        *(mirror_separable(96) for _ in range(4)),
+        channels=96,
+        num_classes=num_classes,
+    )
