@@ -28,7 +28,7 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 # Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
 # as a share of the highest, average, optimizer and augmentation; those of the published networks are their notebooks'.
-# The residual nets learned from teachers afterwards: see experiments/lessons.md.
+# Our own networks learned from teachers afterwards: see experiments/lessons.md.
 OWN = {
     "identity": True,
     "epochs": 120,

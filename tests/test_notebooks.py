@@ -187,7 +187,8 @@ def test_the_stored_outputs_are_those_of_the_record(run, name, network):
 
 def test_the_closing_table_says_what_the_records_say(stages):
     """Of each training epochs, the first seed's seconds and each seed's accuracy; and what shipped weights measure."""
-    cells = code_cells(nbformat.read(RECORD, as_version=4))
+    notebook = nbformat.read(RECORD, as_version=4)
+    cells = code_cells(notebook)
     (stated,) = (cell.source for cell in cells if cell.source.startswith("finals = "))
     finals = ast.literal_eval(stated.removeprefix("finals = "))
     (table,) = (cell.outputs[0].text for cell in cells if "*map(row, " in cell.source)
@@ -210,6 +211,8 @@ def test_the_closing_table_says_what_the_records_say(stages):
         assert re.search(rf"^{network} +{shipped['test_acc']:.2%}, mirrored [\d.]+%$", measured, re.MULTILINE)
         if not by_notebook.exists():
             assert f"mirrored {mirrored_accuracy(by_probe.stem):.2%}\n" in measured
+    (both,) = re.findall(r"^dilated_separable_net .*, mirrored ([\d.]+%)$", measured, re.MULTILINE)
+    assert any(f"without any teacher: {both}" in cell.source for cell in notebook.cells)
 
 
 def mirrored_accuracy(name):
