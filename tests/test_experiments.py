@@ -427,6 +427,8 @@ def test_the_lessons_say_what_the_mirror_image_brings():
     assert f"each of {len(gains)} networks gained, {statistics.mean(gains):.1f} points on the average" in notebook
     for name in ("small_residual_net_0_test", "residual_net_0_test"):
         assert f"{records[name]['mirrored']['acc']:.2%} of the test images" in page
+    both = records["dilated_separable_net_taught_mirrored_24_epochs_test"]["mirrored"]
+    assert f"With the mirror image at the test it has {both['acc']:.2%}, less" in page
 
 
 @pytest.mark.parametrize(
