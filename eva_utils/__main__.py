@@ -6,7 +6,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from eva_utils.distributed import is_first, join, leave, torchrun_place
+from eva_utils.distributed import is_first, join, leave, torchrun_place, wait_for_all
 from eva_utils.images import hold_out, load_images
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         message = message.replace("name another file", "name another folder with --out")
         print(f"python -m eva_utils: {message}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -51,8 +53,7 @@ def train_seeds(args: argparse.Namespace, number: int, count: int) -> None:
     for seed in args.seeds[number::count]:
         train(args, seed, _out(args) / f"seed_{seed}")
     if count > 1:
-        join()  # which waits for the others
-        leave()
+        wait_for_all()
     if number > 0:
         return
     paths = [_out(args) / f"seed_{seed}" / "record.json" for seed in args.seeds]
@@ -73,6 +74,8 @@ def train(args: argparse.Namespace, seed: int, out: Path, shard: tuple[int, int]
     settings = {name: getattr(args, name) or recipe[name] for name in ("epochs", "batch_size", "lr")} | {"seed": seed}
     prepared = prepare(args.network, train_set, test_set, fast=True, shard=shard, **settings)
     history = fit(**prepared, checkpoint=out / "checkpoint.pt", restart=args.restart)
+    if len(history) < settings["epochs"]:
+        raise KeyboardInterrupt  # which ended the training; it has said how to go on
     if not is_first():
         return
     model = prepared["model"]

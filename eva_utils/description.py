@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from eva_utils.loaders import DeviceLoader, EpochSampler
 
 MOVING = {"last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step", "T_cur", "T_i"}
+PARTS = "_schedulers"  # where SequentialLR and ChainedScheduler keep those that they are made of
 
 
 def describe(
@@ -42,7 +43,7 @@ def describe(
         "loss": _function(loss_fn),
         "batch transform": "None" if batch_transform is None else _function(batch_transform),
         "optimizer": f"{type(optimizer).__name__} {constants_of(optimizer.param_groups)}",
-        "schedule": "None" if scheduler is None else f"{type(scheduler).__name__} {_schedule(scheduler)}",
+        "schedule": "None" if scheduler is None else _schedule(scheduler),
     }
 
 
@@ -89,8 +90,10 @@ def _order(loader: DataLoader | DeviceLoader) -> str:
     return f"{type(sampler).__name__}{shuffled}, drop_last={getattr(loader, 'drop_last', False)}"
 
 
-def _schedule(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    return _plain({name: value for name, value in scheduler.state_dict().items() if name not in MOVING})
+def _schedule(scheduler: torch.optim.lr_scheduler.LRScheduler) -> str:
+    fixed = {name: value for name, value in scheduler.state_dict().items() if name not in MOVING | {PARTS}}
+    parts = "".join(f", {_schedule(part)}" for part in getattr(scheduler, PARTS, ()))
+    return f"{type(scheduler).__name__} {_plain(fixed)}{parts}"
 
 
 def _constants(group: dict[str, Any]) -> dict[str, Any]:

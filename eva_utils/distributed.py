@@ -43,6 +43,13 @@ def leave() -> None:
     dist.destroy_process_group()
 
 
+def wait_for_all() -> None:
+    """Wait until all processes that torchrun started have come here, as each trains a seed of its own before."""
+    dist.init_process_group("gloo", timeout=PATIENCE)  # also where there are GPUs: nccl's does not wait by itself
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def processes() -> int:
     """Return how many processes train together: 1 if they were not joined."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

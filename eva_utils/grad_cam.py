@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eva_utils.measured_field import keep, last_map
+from eva_utils.measured_field import run_to_map
 from eva_utils.predictions import eval_mode
 
 
@@ -18,25 +18,14 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | 
     """
     if classes.shape != images.shape[:1]:
         raise ValueError(f"classes {tuple(classes.shape)} of images {tuple(images.shape)}: expected one class an image")
-    layer = last_map(model, tuple(images.shape[1:])) if layer is None else layer
-    modules = dict(model.named_modules())
-    if layer not in modules:
-        raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
     device = next((parameter.device for parameter in model.parameters()), images.device)
-    maps: list[Tensor] = []
-    handle = modules[layer].register_forward_hook(lambda _module, _inputs, output: keep(maps, output))
-    try:
-        with eval_mode(model), torch.enable_grad():
-            logits = model(images.detach().to(device).clone().requires_grad_())
-    finally:
-        handle.remove()
-    if not maps or maps[-1].ndim != 4:
-        raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
+    with eval_mode(model), torch.enable_grad():
+        logits, maps = run_to_map(model, images.detach().to(device).clone().requires_grad_(), layer)
     if not 0 <= classes.min() <= classes.max() < logits.shape[1]:
         raise ValueError(f"classes from {classes.min()} to {classes.max()}: expected 0 to {logits.shape[1] - 1}")
     chosen = logits.gather(1, classes.to(device)[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, maps[-1])
+    (gradient,) = torch.autograd.grad(chosen, maps)
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
-    heat = (weights * maps[-1]).sum(dim=1, keepdim=True).relu().detach()  # (N, 1, h, w)
+    heat = (weights * maps).sum(dim=1, keepdim=True).relu().detach()  # (N, 1, h, w)
     heat = F.interpolate(heat, size=images.shape[2:], mode="bilinear")[:, 0]
     return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)).cpu()

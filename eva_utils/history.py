@@ -66,7 +66,7 @@ class History:
         """Return the history that :meth:`save` wrote. Raises ValueError if the file holds none."""
         try:
             return cls.from_lists(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # also what the two decoders raise
             raise ValueError(f"{str(path)!r} is no history ({error})") from error
 
     @classmethod

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torchvision.ops import SqueezeExcitation
 
 from eva_utils.dataflow import copy_of, trace_dataflow
 from eva_utils.fields import follow
+
+WHOLE_MAP = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, SqueezeExcitation)
 
 
 def measure_receptive_field(
@@ -21,9 +24,9 @@ def measure_receptive_field(
 
     ``layer`` is a module's name, by default that of the last map before the global pooling. The gradient is taken in a
     copy of the model in which nothing can cancel or saturate: small positive weights and inputs, averages in place of
-    maxima, batch normalisations that change nothing; layer, group and instance normalisations, which see the
-    whole map, are left out. The field is cut off at the border of the image: ``input_size`` (channels, height,
-    width) has to be about twice as large to see all of it.
+    maxima, batch normalisations that change nothing; gates (torchvision's SqueezeExcitation) and layer, group and
+    instance normalisations, which see the whole map, are left out. The field is cut off at the border of the image:
+    ``input_size`` (channels, height, width) has to be about twice as large to see all of it.
     """
     return tuple(last - first + 1 for first, last in touched_pixels(model, input_size, layer))
 
@@ -38,7 +41,7 @@ def touched_pixels(
     clone = copy_of(model).double()
     for module in list(clone.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.GroupNorm | nn.LayerNorm | nn.modules.instancenorm._InstanceNorm):
+            if isinstance(child, WHOLE_MAP):
                 setattr(module, name, nn.Identity())
     for module in clone.modules():
         _make_positive(module)
@@ -64,22 +67,39 @@ def effective_receptive_field(model: nn.Module, images: Tensor, layer: str | Non
 
 def _unit_gradient(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
     """Return the size of the gradient of a layer's centre unit: (H, W), summed over images and channels."""
+    with torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        _, output = run_to_map(model, images, layer)
+        centre = (slice(None), slice(None), *(size // 2 for size in output.shape[2:]))
+        (gradient,) = torch.autograd.grad(output[centre].sum(), images)
+    return gradient.abs().sum(dim=(0, 1))
+
+
+def run_to_map(model: nn.Module, images: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
+    """Return the network's output for the images (N, C, H, W) and the map (N, c, h, w) of a layer on the way to it.
+
+    ``layer`` is a module's name; None is that of :func:`last_map`. Raises ValueError for one that is not there or gives
+    no map.
+    """
     if layer is None:
         layer = last_map(model, tuple(images.shape[1:]))
     modules = dict(model.named_modules())
     if layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}: choose one of {', '.join(filter(None, modules))}")
-    outputs: list[Tensor] = []
-    modules[layer].register_forward_hook(lambda _module, _inputs, output: keep(outputs, output))
-    with torch.enable_grad():
-        images = images.detach().clone().requires_grad_()
-        model(images)
-        if not outputs or outputs[-1].ndim != images.ndim:
-            raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
-        output = outputs[-1]
-        centre = (slice(None), slice(None), *(size // 2 for size in output.shape[2:]))
-        (gradient,) = torch.autograd.grad(output[centre].sum(), images)
-    return gradient.abs().sum(dim=(0, 1))
+    maps: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        maps.append(output)
+        return output.clone()  # for the network to go on with, which may overwrite it
+
+    handle = modules[layer].register_forward_hook(keep)
+    try:
+        output = model(images)
+    finally:
+        handle.remove()
+    if not maps or maps[-1].ndim != images.ndim:
+        raise ValueError(f"{layer!r} gives no map of the image: choose another layer")
+    return output, maps[-1]
 
 
 def last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
@@ -91,12 +111,6 @@ def last_map(model: nn.Module, input_size: tuple[int, ...]) -> str:
         if view is not None and len(view.dims) == len(input_size) + 1 and max(view.lengths) > 1:
             return call.path
     raise ValueError("no module of the network gives a map of the image: name a layer")
-
-
-def keep(outputs: list[Tensor], output: Tensor) -> Tensor:
-    """Put a layer's output aside, and give the network a copy to go on with, which it may overwrite."""
-    outputs.append(output)
-    return output.clone()
 
 
 def _make_positive(module: nn.Module) -> None:

@@ -135,7 +135,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32") -> Predictions:
     """Return the model's logits over all batches of ``loader``, in the loader's order.
 

@@ -36,10 +36,13 @@ def save_run(
 
     ``predictions`` are the trained model's of ``test_set``; ``settings`` (epochs, batch size, lr, seed, recipe in
     words) must be what JSON can hold. The weights are a state dict on the CPU, for
-    ``torch.load(path, weights_only=True)``.
+    ``torch.load(path, weights_only=True)``. Raises ValueError, before anything is written, where the history has fewer
+    epochs than ``settings`` say, as one that was interrupted does.
     """
     from eva_utils.plots import plot_history, plot_mistakes  # here, as matplotlib takes long to import
 
+    if len(history) < settings.get("epochs", 0):
+        raise ValueError(f"the history has {len(history)} of {settings['epochs']} epochs: let fit go on to the last")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {

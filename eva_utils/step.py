@@ -108,6 +108,16 @@ def check_schedule(
         raise ValueError(f"scheduler has {scheduler.total_steps:,} steps, but the epochs have {steps:,}")
 
 
+def check_steps_left(scheduler: torch.optim.lr_scheduler.LRScheduler | None, steps: int) -> None:
+    """Raise ValueError for a schedule that was stepped before, so that fewer than ``steps`` are left of it."""
+    total = getattr(scheduler, "total_steps", None)
+    if total is not None and total - scheduler.last_epoch < steps:
+        raise ValueError(
+            f"scheduler has {total - scheduler.last_epoch:,} of its {total:,} steps left, and {steps:,} are to come: "
+            "make network, optimizer and schedule anew (with checkpoint= the same call would go on)"
+        )
+
+
 def _images_and_targets(made: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a batch transform made of a batch, or raise ValueError unless it is as many images and targets."""
     count, parts = len(labels), made if isinstance(made, tuple | list) else (made,)

@@ -30,7 +30,7 @@ from eva_utils.runtime import (
     device_of,
     prepare_determinism,
 )
-from eva_utils.step import Loader, check_parts, check_schedule, loss_scaler, train_step
+from eva_utils.step import Loader, check_parts, check_schedule, check_steps_left, loss_scaler, train_step
 
 
 def fit(
@@ -69,7 +69,8 @@ def fit(
 
     With ``checkpoint`` everything is saved there after each epoch and every ``save_minutes``, and the same call goes on
     from it, to the same bits: a finished run returns its history at once. Another network, recipe, seed or set of
-    images is refused unless ``restart``. An interruption (Ctrl-C, the stop button) ends the run after the batch, saves,
+    images is refused unless ``restart``, which begins with network, optimizer and schedule as they are handed in. An
+    interruption (Ctrl-C, the stop button) ends the run after the batch, saves,
     and returns the history so far. ``deterministic=True`` asks the same bits of a GPU, as the CPU gives them anyway;
     it may be slower. Raises ValueError for arguments that do not fit, OSError where the
     checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite, or the weights are not
@@ -101,6 +102,7 @@ def fit(
     saver.check()
     so_far = EpochSoFar.new(device)
     history = History(run=run) if restart else saver.load(epochs, so_far)
+    check_steps_left(scheduler, (epochs - len(history)) * len(train_loader) - so_far.steps)
     verbose = verbose and is_first()
     progress, say = Progress(enabled=verbose), print if verbose else lambda *_, **__: None
     say(f"Training on {device.type} in {precision}, {len(train_loader):,} batches an epoch")

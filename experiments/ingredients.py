@@ -10,6 +10,7 @@ records/ingredients. What takes long to pay, such as a stronger policy, is under
 import argparse
 import json
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -88,7 +89,11 @@ def train(name: str, seed: int, *more: str) -> None:
     """Run the probe of that name, with more arguments where given; one that was cut goes on."""
     RECORDS.mkdir(parents=True, exist_ok=True)
     options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed)), *more]
-    subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # the probe is interrupted too, and saves before it ends
+    try:
+        subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
+    finally:
+        signal.signal(signal.SIGINT, before)
     if not path(name, seed).exists():
         raise SystemExit(f"{name}, seed {seed}: interrupted; the same command goes on")
     for suffix in (".pt", ".pt.previous", ".weights"):

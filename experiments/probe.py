@@ -140,23 +140,27 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
                 setattr(module, name, nn.Identity())
             if without == "shortcuts" and isinstance(layer, Residual):
                 setattr(module, name, nn.Sequential(layer.body, nn.ReLU()))
-            if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (3, 3):
+            if not isinstance(layer, nn.Conv2d) or layer.kernel_size == (1, 1):
                 continue
-            if layer.groups > 1 and layer.dilation == (2, 2) and eva.best_device().type == "cpu":
-                setattr(module, name, networks.DilatedDepthwise(layer.groups, 3, dilation=2, bias=False))
-            if without == "dilation":
-                layer.dilation = layer.padding = (1, 1)
+            if without == "dilation" and layer.dilation != (1, 1):
+                layer.dilation, layer.padding = (1, 1), tuple(length // 2 for length in layer.kernel_size)
+            if layer.kernel_size != (3, 3):
+                continue
             if strided and layer.stride == (2, 2):
                 layer.dilation = layer.padding = (strided, strided)
-            if side and layer.groups > 1:
-                count = layer.groups
-                larger = (
-                    MirrorDepthwise(2 * count, side)
-                    if isinstance(layer, MirrorDepthwise)
-                    else nn.Conv2d(count, count, side, padding=side // 2, groups=count, bias=False)
-                )
-                setattr(module, name, larger)
+            if layer.groups > 1 and (side or layer.dilation == (2, 2)):
+                setattr(module, name, depthwise(layer, side or 3))
     return model
+
+
+def depthwise(layer: nn.Conv2d, side: int) -> nn.Conv2d:
+    """Return a depthwise layer like this one, with kernels of ``side`` and the code that is fast on the device."""
+    count, dilation, bias = layer.groups, layer.dilation[0], layer.bias is not None
+    if isinstance(layer, MirrorDepthwise):
+        return MirrorDepthwise(2 * count, side)
+    if dilation > 1 and eva.best_device().type == "cpu":
+        return networks.DilatedDepthwise(count, side, dilation=dilation, bias=bias)
+    return nn.Conv2d(count, count, side, 1, dilation * (side // 2), dilation, groups=count, bias=bias)
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:

@@ -43,6 +43,8 @@ def main() -> int:
     parser.add_argument("notebook", nargs="*", help="with full: run these alone, by the start of their names")
     args = parser.parse_args()
     chosen = [path for path in NOTEBOOKS if not args.notebook or path.name.startswith(tuple(args.notebook))]
+    if not chosen:
+        parser.error(f"no notebook's name starts so: choose from {', '.join(path.stem[:2] for path in NOTEBOOKS)}")
     commands[args.command](chosen)
     return 0
 

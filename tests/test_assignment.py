@@ -1,4 +1,5 @@
 import albumentations as A
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +127,10 @@ def test_a_black_hole_is_not_of_the_mean():
         [A.HorizontalFlip(), A.Affine(translate_percent=0.1, scale=(0.9, 1.1), rotate=5), hole, A.ToGray()]
     )
     assert broken(network(), transform=transform) == ["coarse dropout"]
+
+
+def test_an_accuracy_may_be_numpys():
+    assert broken(network(), accuracy=np.float32(0.88)) == []
 
 
 def test_accuracy_and_policy_stay_open_where_they_are_not_given():

@@ -252,8 +252,8 @@ CASES = {
         "'' gives no map of the image: choose",
     ),
     "an unknown tier": (lambda: eva.check_assignment(MODEL, tier="gold"), "tier='gold': choose one of standard, bonus"),
-    "percent": (lambda: eva.check_assignment(MODEL, 88), "accuracy=88: expected a share from 0 to 1, such as 0.85"),
-    "an accuracy in words": (lambda: eva.check_assignment(MODEL, "0.9"), "accuracy='0.9': expected a share"),
+    "percent": (lambda: eva.check_assignment(MODEL, 88), "accuracy=88: expected a number from 0 to 1"),
+    "an accuracy in words": (lambda: eva.check_assignment(MODEL, "0.9"), "accuracy='0.9': expected a number"),
     "another library's policy": (
         lambda: eva.check_assignment(MODEL, transform=nn.ReLU()),
         "a ReLU: expected an albumentations.Compose",

@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import SqueezeExcitation
 
@@ -382,6 +384,17 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert sum(p.numel() for p in model.parameters()) == count + difference, changes
         assert str(model) != str(whole), changes
         assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    for network, larger in (("separable_stack", 5), ("small_dilated_residual_net", 5), ("many_scales", None)):
+        parts = [{}, {"without": "dilation"}, {"depthwise": larger}]
+        convs = [
+            [layer for layer in probe.build({"network": network} | part, 10).modules() if isinstance(layer, nn.Conv2d)]
+            for part in parts
+        ]
+        dilations = [[layer.dilation for layer in layers] for layers in convs]
+        assert max(dilations[0]) > (1, 1) == max(dilations[1]), network
+        assert dilations[2] == dilations[0], network
+        sides = {layer.kernel_size for layer in convs[2] if layer.groups > 1}
+        assert larger is None or sides == {(larger, larger)}, network
     mirror = probe.build({"network": "small_mirror_net", "depthwise": 5}, 10)
     assert sum(p.numel() for p in mirror.parameters()) == 95_055 + 4 * 48 * (25 - 9)
     assert mirror(torch.randn(2, 3, 32, 32)).shape == (2, 10)
@@ -406,7 +419,7 @@ def test_the_pages_say_what_the_final_runs_reached():
     own = [
         path.stem for path in RECORDS if re.fullmatch(r"(small_)?(residual|mirror)_net_(0|\d+_epochs)_test", path.stem)
     ]
-    assert len(own) == 6
+    assert len(own) == 7
     taught = [path.stem for path in RECORDS if "_taught_" in path.stem and path.stem.endswith("_test")]
     assert len(taught) >= 5
     for name in (*own, "large_teacher_18", *taught):
@@ -450,6 +463,27 @@ def test_a_probe_refuses_what_it_would_pass_over(experiments, monkeypatch, capsy
 def test_no_two_runs_share_a_record(experiments):
     ingredients = experiments("ingredients")
     assert len({ingredients.path(name, 0) for name in ingredients.RUNS}) == len(ingredients.RUNS)
+
+
+def test_an_interrupted_probe_has_the_time_to_save(experiments, tmp_path, monkeypatch):
+    ingredients = experiments("ingredients")
+    (tmp_path / "probe.py").write_text(
+        "import os, signal, time\n"
+        "def save(*_):\n"
+        "    time.sleep(1)  # longer than subprocess waits of its own accord\n"
+        f"    open({str(tmp_path / 'saved')!r}, 'w').close()\n"
+        "    raise SystemExit\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        "os.kill(os.getppid(), signal.SIGINT)  # as Ctrl-C does, to both\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    monkeypatch.setattr(ingredients, "HERE", tmp_path)
+    monkeypatch.setattr(ingredients, "RECORDS", tmp_path / "records")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell has it ignored
+    with pytest.raises(SystemExit, match="the base, seed 0: interrupted; the same command goes on"):
+        ingredients.train("the base", 0)
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert (tmp_path / "saved").exists()
 
 
 def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeypatch):

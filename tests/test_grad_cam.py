@@ -5,7 +5,10 @@ import torchvision
 from torch import nn
 
 from eva_utils.grad_cam import grad_cam
+from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network
+from eva_utils.predictions import predict
+from eva_utils.transforms import eval_policy
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,9 @@ def test_a_layer_whose_output_is_overwritten_is_seen_as_it_was():
 def test_classes_out_of_range_are_named():
     with pytest.raises(ValueError, match="classes from 0 to 10: expected 0 to 9"):
         grad_cam(build_network("dilated_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 10]))
+
+
+def test_the_classes_may_be_the_labels_that_predict_gives(shapes):
+    model, loader = build_network("dilated_net"), make_loader(shapes, eval_policy(), batch_size=30, workers=0)
+    labels = predict(model, loader).labels
+    assert grad_cam(model, next(iter(loader))[0], labels[:30]).shape == (30, 32, 32)

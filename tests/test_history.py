@@ -27,5 +27,6 @@ def test_history_is_saved_and_loaded(tmp_path):
 )
 def test_files_that_hold_no_history_are_refused(tmp_path, text, message):
     (tmp_path / "history.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         History.load(tmp_path / "history.json")
+    assert str(error.value).startswith(f"{str(tmp_path / 'history.json')!r} is no history (")

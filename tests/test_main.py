@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from eva_utils.__main__ import main
 from eva_utils.images import load_images
 from eva_utils.models import NETWORKS
 from eva_utils.recipes import RECIPES
+from eva_utils.training import evaluate
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -44,6 +46,25 @@ def test_the_same_folder_for_another_run_is_refused(tmp_path, monkeypatch, capsy
     assert "its network was DilatedNet, 98,180 parameters, layers " in capsys.readouterr().err
     assert (tmp_path / "record.json").read_text() == before
     assert main(arguments) == 0
+
+
+def test_an_interruption_ends_all_and_leaves_no_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVA_SMOKE", "1")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell has it ignored
+
+    def interrupted(model, loader, **arguments):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(model, loader, **arguments)
+
+    command = ["train", "--images", "shapes", "--epochs", "2", "--seeds", "0-1", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("eva_utils.training.evaluate", interrupted)
+        assert main(command) == 130
+    signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().out.endswith("stopped after epoch 1: run it again to go on\n")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint.pt"]
+    assert main(command) == 0
+    assert "deviation" in capsys.readouterr().out
 
 
 def test_hyperparameters_are_chosen_on_held_back_images(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 from PIL import Image
 
@@ -27,6 +28,15 @@ def test_a_perfect_run_is_kept_too(shapes, tmp_path):
     )
     assert record["test_acc"] == 1
     assert not (tmp_path / "misclassified.png").exists()
+
+
+def test_a_run_that_was_interrupted_is_not_kept_as_a_whole_one(shapes, tmp_path):
+    labels = torch.from_numpy(shapes.labels)
+    parts = {"network": "dilated_net", "model": build_network("dilated_net"), "train_set": shapes, "test_set": shapes}
+    parts |= {"history": History(), "predictions": Predictions(torch.eye(10)[labels], labels)}
+    with pytest.raises(ValueError, match="the history has 0 of 2 epochs: let fit go on to the last"):
+        save_run(tmp_path / "run", **parts, settings={"epochs": 2})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_kept_whole(shapes, tmp_path):

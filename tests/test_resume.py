@@ -1,5 +1,6 @@
 """Trainings that are cut at any moment and go on to the same bits."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from eva_utils.checkpoint import load_checkpoint, on_drive, previous_checkpoint, save_checkpoint
@@ -307,21 +309,54 @@ def test_a_plain_loader_goes_on_within_an_epoch_to_the_same_bits(tmp_path, shape
         assert equal(train(path), expected), batch
 
 
-@pytest.mark.parametrize("schedule", [one_cycle, torch.optim.lr_scheduler.OneCycleLR])
+def chained(optimizer, steps):
+    parts = [lr_scheduler.ConstantLR(optimizer, 0.5, 2), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[steps // 2])
+
+
+def torchs(optimizer, steps):
+    return lr_scheduler.OneCycleLR(optimizer, max_lr=0.04, total_steps=steps)
+
+
+@pytest.mark.parametrize("schedule", [one_cycle, torchs, chained])
 def test_the_same_optimizer_may_be_handed_in_again(tmp_path, shapes, schedule):
     loader = make_loader(shapes, eval_policy(), batch_size=16, shuffle=True, workers=0)
     model = build_network("dilated_net")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
-    steps = 2 * len(loader)
-    if schedule is one_cycle:
-        scheduler = one_cycle(optimizer, steps)
-    else:
-        scheduler = schedule(optimizer, max_lr=0.04, total_steps=steps)
+    scheduler = schedule(optimizer, 2 * len(loader))
     settings = {"optimizer": optimizer, "scheduler": scheduler, "checkpoint": tmp_path / "run.pt", "verbose": False}
     stop = at_call(6, lambda: signal.raise_signal(signal.SIGINT))
     assert len(fit(model, loader, loader, epochs=2, loss_fn=stop, **settings)) == 1
     assert len(fit(model, loader, loader, epochs=2, **settings)) == 2
     assert len(fit(model, loader, loader, epochs=2, **settings)) == 2
+
+
+def test_parts_of_a_schedule_tell_runs_apart(tmp_path, shapes):
+    loader = make_loader(shapes, eval_policy(), batch_size=16, workers=0)
+    for gamma, refused in ((0.9, False), (0.8, True)):
+        seed_everything(0)
+        model = build_network("dilated_net")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.04)
+        parts = [lr_scheduler.ExponentialLR(optimizer, decay) for decay in (0.99, gamma)]
+        scheduler = lr_scheduler.SequentialLR(optimizer, parts, milestones=[2])
+        settings = {"optimizer": optimizer, "scheduler": scheduler, "checkpoint": tmp_path / "run.pt", "verbose": False}
+        with pytest.raises(ValueError, match="another run, its schedule was") if refused else contextlib.nullcontext():
+            fit(model, loader, loader, epochs=1, **settings)
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_schedule_that_was_used_up_is_refused_before_anything_is_trained(shapes, tmp_path, restart):
+    loader = make_loader(shapes, eval_policy(), batch_size=16, workers=0)
+    model = build_network("dilated_net")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.04)
+    settings = {"optimizer": optimizer, "scheduler": one_cycle(optimizer, 2 * len(loader)), "verbose": False}
+    settings |= {"restart": True, "checkpoint": tmp_path / "run.pt"} if restart else {}
+    stop = at_call(6, lambda: signal.raise_signal(signal.SIGINT))
+    fit(model, loader, loader, epochs=2, loss_fn=stop, **settings)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="scheduler has 2 of its 8 steps left, and 8 are to come: make"):
+        fit(model, loader, loader, epochs=2, **settings)
+    assert equal(model.state_dict(), before)
 
 
 def test_weights_that_a_last_step_broke_are_not_saved(run, tmp_path):
@@ -368,7 +403,7 @@ def test_what_cannot_be_seen_in_names_and_sizes_makes_another_run_too(tmp_path, 
         train_loader = make_loader(images, eval_policy(), shuffle=shuffle, **loading)
         test_loader = make_loader(tests, eval_policy(std=test_std), **loading)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, period)
+        scheduler = lr_scheduler.StepLR(optimizer, period)
         arguments = {"optimizer": optimizer, "scheduler": scheduler, "checkpoint": path, "verbose": False, **settings}
         return fit(model, train_loader, test_loader, epochs=1, **arguments)
 

@@ -20,3 +20,10 @@ def test_an_address_is_stamped_everywhere_and_can_be_stamped_again(run):
 def test_other_addresses_are_refused(run):
     with pytest.raises(ValueError, match=r"repository = 'ada/course': expected https://github\.com/OWNER/NAME"):
         run.stamped("", "ada/course")
+
+
+def test_notebooks_that_are_not_there_are_refused(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "full", "4"])  # 04 is meant
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "no notebook's name starts so: choose from 01, 02, 03, 04, 05, 06, 07, 08" in capsys.readouterr().err

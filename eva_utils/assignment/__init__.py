@@ -10,6 +10,7 @@ from eva_utils.assignment import layers
 from eva_utils.assignment.clause import AssignmentCheck
 from eva_utils.assignment.network import TracedNetwork
 from eva_utils.assignment.policy import augmentations
+from eva_utils.checks import real_number
 from eva_utils.transforms import CIFAR10_MEAN
 
 TIERS = {
@@ -37,8 +38,8 @@ def check_assignment(
     """
     if tier not in TIERS:
         raise ValueError(f"tier={tier!r}: choose one of {', '.join(TIERS)}")
-    if accuracy is not None and not (isinstance(accuracy, int | float) and 0 <= accuracy <= 1):
-        raise ValueError(f"accuracy={accuracy!r}: expected a share from 0 to 1, such as 0.85")
+    if accuracy is not None:
+        accuracy = real_number("accuracy", accuracy, least=0, most=1)
     if transform is not None and not isinstance(transform, A.BaseCompose):
         raise ValueError(f"transform is a {type(transform).__name__}: expected an albumentations.Compose")
     network = TracedNetwork(model, input_size)

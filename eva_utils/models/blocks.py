@@ -1,9 +1,10 @@
 """The named blocks that the networks are built from.
 
-Every convolution but the gates' is followed by a batch normalisation, directly or behind a ReLU, and has no
-bias unless a table says otherwise. ``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size
-stays at stride 1 and an even size is halved at stride 2. Blocks map (N, in_channels, H, W) to
-(N, out_channels, H', W'). ``norm(channels)`` makes the normalisation of that many channels.
+A block's convolutions are followed by a batch normalisation, directly or behind a ReLU, and so have no bias, unless the
+published table of a network says otherwise; in a depthwise separable layer one follows both convolutions.
+``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size stays at stride 1 and an even size is halved at
+stride 2. Blocks map (N, in_channels, H, W) to (N, out_channels, H', W'). ``norm(channels)`` makes the normalisation of
+that many channels.
 """
 
 from collections.abc import Callable
