@@ -465,7 +465,7 @@ def test_no_two_runs_share_a_record(experiments):
     assert len({ingredients.path(name, 0) for name in ingredients.RUNS}) == len(ingredients.RUNS)
 
 
-def test_an_interrupted_probe_has_the_time_to_save(experiments, tmp_path, monkeypatch):
+def test_an_interrupted_probe_has_the_time_to_save(experiments, tmp_path, monkeypatch, interruptible):
     ingredients = experiments("ingredients")
     (tmp_path / "probe.py").write_text(
         "import os, signal, time\n"
@@ -479,10 +479,9 @@ def test_an_interrupted_probe_has_the_time_to_save(experiments, tmp_path, monkey
     )
     monkeypatch.setattr(ingredients, "HERE", tmp_path)
     monkeypatch.setattr(ingredients, "RECORDS", tmp_path / "records")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell has it ignored
     with pytest.raises(SystemExit, match="the base, seed 0: interrupted; the same command goes on"):
         ingredients.train("the base", 0)
-    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert (tmp_path / "saved").exists()
 
 

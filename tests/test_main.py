@@ -48,9 +48,8 @@ def test_the_same_folder_for_another_run_is_refused(tmp_path, monkeypatch, capsy
     assert main(arguments) == 0
 
 
-def test_an_interruption_ends_all_and_leaves_no_record(tmp_path, monkeypatch, capsys):
+def test_an_interruption_ends_all_and_leaves_no_record(tmp_path, monkeypatch, capsys, interruptible):
     monkeypatch.setenv("EVA_SMOKE", "1")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell has it ignored
 
     def interrupted(model, loader, **arguments):
         signal.raise_signal(signal.SIGINT)
@@ -60,7 +59,6 @@ def test_an_interruption_ends_all_and_leaves_no_record(tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr("eva_utils.training.evaluate", interrupted)
         assert main(command) == 130
-    signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().out.endswith("stopped after epoch 1: run it again to go on\n")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint.pt"]
     assert main(command) == 0

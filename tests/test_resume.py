@@ -28,6 +28,8 @@ from eva_utils.runtime import seed_everything
 from eva_utils.training import evaluate, fit
 from eva_utils.transforms import CIFAR10_STD, course_policy, eval_policy
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 # Trains in a process of its own, again and again, each time killed after a while, until one gets to the end.
 KILLED = """
 import json, os, random, signal, sys, time
@@ -128,14 +130,6 @@ def at_call(number, action):
 
 def equal(first, second):
     return all(torch.equal(value, second[name]) for name, value in first.items())
-
-
-@pytest.fixture(autouse=True)
-def interruptible():
-    """Take Ctrl-C as Python does by default; where a shell runs tests in the background, it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interruption_saves_and_the_same_call_goes_on(run, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """The named blocks that the networks are built from.
 
 A block's convolutions are followed by a batch normalisation, directly or behind a ReLU, and so have no bias, unless the
-published table of a network says otherwise; in a depthwise separable layer one follows both convolutions.
+published table of a network says otherwise; in a depthwise separable layer it follows the second.
 ``padding=None`` means ``dilation * (kernel_size - 1) // 2``: the size stays at stride 1 and an even size is halved at
 stride 2. Blocks map (N, in_channels, H, W) to (N, out_channels, H', W'). ``norm(channels)`` makes the normalisation of
 that many channels.

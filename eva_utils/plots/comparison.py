@@ -46,7 +46,7 @@ def plot_accuracy_over_parameters(groups: Mapping[str, Mapping[str, tuple[int, f
     """
     if not any(groups.values()):
         raise ValueError("there is no network to draw")
-    figure, ax = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    figure, ax = plt.subplots(figsize=(9, 7), layout="constrained")
     labels = []
     for number, (group, networks) in enumerate(groups.items()):
         ax.plot(*zip(*networks.values(), strict=True), "o^sD"[number % 4], color=f"C{number}", label=group)
