@@ -55,7 +55,7 @@ def run_demo(_: list[Path]) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     os.environ.update(EVA_DEMO="1", EVA_SMOKE="0")
-    print("training on the built-in shapes: about a minute on two cores", flush=True)
+    print("training on the built-in shapes: about two minutes on two cores", flush=True)
     notebook = _execute(DEMO)
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(DEMO_NOTE))
     nbformat.write(notebook, out / DEMO.name)
