@@ -57,7 +57,8 @@ def main() -> None:
         )
         common.print_table(f"{network} on {device.type}, {train_set.name}", header, rows)
     rates = {"matrix_flops": rates, "copy_bytes": bandwidth}
-    common.save_record(args.out, {"images": train_set.name, "rates_a_second": rates, "networks": measured})
+    images = {"images": train_set.name, "images_a_round": len(train_set)}
+    common.save_record(args.out, images | {"rates_a_second": rates, "networks": measured})
 
 
 def precisions(device: torch.device) -> list[str]:

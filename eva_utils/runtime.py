@@ -71,8 +71,9 @@ def describe_device(device: torch.device) -> str:
         return f"GPU: {torch.cuda.get_device_name(device)}"
     if device.type == "mps":
         return "GPU: Apple, through MPS"
+    cores = usable_cores()
     return (
-        f"NO GPU: a full training on these {usable_cores()} CPU cores takes long. "
+        f"NO GPU: a full training on {'this CPU core' if cores == 1 else f'these {cores} CPU cores'} takes long. "
         "In Colab: Runtime > Change runtime type > GPU."
     )
 

@@ -292,6 +292,13 @@ def test_our_own_networks_and_their_policy_meet_every_clause(name, tier):
     assert broken(build_network(name), tier, 0.9, RECIPES[name]["policy"]()) == []
 
 
+def test_of_many_gates_the_table_names_the_first():
+    (clause,) = (c for c in check_assignment(build_network("residual_net")).clauses if "map also gets in" in c.where)
+    first = "layers.2.body.3.avgpool (AdaptiveAvgPool2d)"
+    assert (clause.name, clause.passed) == ("receptive field before pooling", True)
+    assert clause.where == f"the whole map also gets in through {first} and 4 more"
+
+
 def test_the_series_networks():
     assert broken(build_network("dilated_net"), accuracy=0.86, tier="standard") == []
     second = broken(build_network("dilated_separable_net"), accuracy=0.89, transform=crop_policy(), tier="standard")

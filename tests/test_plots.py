@@ -171,6 +171,8 @@ def test_augmentations_stand_beside_their_original(shapes):
 def test_several_histories_share_the_axes(history):
     loss_axes, acc_axes = plot_histories({"a": history, "b": history}).axes
     assert [line.get_label() for line in loss_axes.lines] == ["a, train", "a, test", "b, train", "b, test"]
+    loss_axes, _ = plot_histories({"a": history}, tested="held back").axes
+    assert [line.get_label() for line in loss_axes.lines] == ["a, train", "a, held back"]
     assert list(acc_axes.lines[3].get_ydata()) == history.test_acc
     with pytest.raises(ValueError, match="no history to draw"):
         plot_histories({"a": history, "b": History()})

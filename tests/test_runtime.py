@@ -83,6 +83,8 @@ def test_autocast_computes_in_the_precision():
 def test_the_cpu_is_said_loudly(monkeypatch):
     monkeypatch.setattr(runtime, "usable_cores", lambda: 3)
     assert describe_device(CPU).startswith("NO GPU: a full training on these 3 CPU cores takes long.")
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
+    assert describe_device(CPU).startswith("NO GPU: a full training on this CPU core takes long.")
 
 
 def test_cublas_is_told_before_cuda_starts_or_the_way_out_is_said(monkeypatch):

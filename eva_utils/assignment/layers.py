@@ -46,7 +46,8 @@ def receptive_field(network: TracedNetwork, least: int) -> list[Clause]:
     ends = [network.views[value] for value in network.flow.outputs]
     view = max(ends, key=lambda view: view.sizes_before)
     before = tuple(map(min, view.sizes_before, _field_of_convolutions(network, view)))
-    notes = [f"the whole map also gets in through {', '.join(view.paths)}"] if view.paths else []
+    more = f" and {len(view.paths) - 1} more" if len(view.paths) > 1 else ""  # which eva.receptive_field names
+    notes = [f"the whole map also gets in through {view.paths[0]}{more}"] if view.paths else []
     idle = [operation.module for operation, _ in network.convolutions() if network.idle_taps(operation)]
     notes += [f"not counted on: {joined(idle)} reads padding only"] if idle else []
     passed = min(before) > least and not idle

@@ -42,10 +42,11 @@ def plot_history(history: History, *, title: str = "") -> Figure:
     return closed(figure)
 
 
-def plot_histories(histories: Mapping[str, History], *, title: str = "") -> Figure:
+def plot_histories(histories: Mapping[str, History], *, title: str = "", tested: str = "test") -> Figure:
     """Draw the loss and the accuracy of several trainings, a colour each: training dashed, test solid.
 
-    ``histories`` maps a name to each. Raises ValueError if there is none or one has no epochs.
+    ``histories`` maps a name to each; ``tested`` is what the solid lines are called, such as "held back". Raises
+    ValueError if there is none or one has no epochs.
     """
     if not histories or not all(map(len, histories.values())):
         raise ValueError("there is no history to draw, or one has no epochs yet")
@@ -56,7 +57,7 @@ def plot_histories(histories: Mapping[str, History], *, title: str = "") -> Figu
         for ax, (train, test) in zip(all_axes, lines, strict=True):
             marker = "o" if len(history) == 1 else None
             ax.plot(epochs, train, "--", marker=marker, color=f"C{number}", alpha=0.7, label=f"{name}, train")
-            ax.plot(epochs, test, marker=marker, color=f"C{number}", label=f"{name}, test")
+            ax.plot(epochs, test, marker=marker, color=f"C{number}", label=f"{name}, {tested}")
     for ax, what in zip(all_axes, ("loss (cross entropy)", "accuracy"), strict=True):
         ax.set_title(what)
         ax.set_xlabel("epoch")
