@@ -18,8 +18,11 @@ def main() -> None:
     """Train each network twice each way and compare all weights, losses and predictions."""
     parser = common.parser(__doc__)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--count", type=int, help="training images, and test images; default: all")
     args = parser.parse_args()
     sets = eva.load_images(args.images)
+    if args.count:
+        sets = [images.subset(range(min(args.count, len(images)))) for images in sets]
     # first, because cuBLAS must be told before CUDA starts
     ways = {"deterministic": True, "as it comes": False}
     rows, measured = [], {}
@@ -33,12 +36,12 @@ def main() -> None:
     device = eva.best_device()
     header = ("network", "run", "bits of two runs", "images/s")
     common.print_table(f"{args.epochs} epochs on {device.type} in {eva.best_precision(device)}", header, rows)
-    common.save_record(args.out, {"epochs": args.epochs, "runs": measured})
+    common.save_record(args.out, {"images": len(sets[0]), "epochs": args.epochs, "runs": measured})
     if any(not run["equal"] for name, run in measured.items() if "as it comes" not in name):
         raise SystemExit("two deterministic runs differ")
 
 
-def train(network: str, sets: tuple, epochs: int, deterministic: bool) -> tuple[list[torch.Tensor], float]:
+def train(network: str, sets: list[eva.ImageSet], epochs: int, deterministic: bool) -> tuple[list[torch.Tensor], float]:
     """Return all that a training ends with, as tensors, and its images per second."""
     prepared = prepare(network, *sets, epochs=epochs, fast=True)
     history = eva.fit(**prepared, deterministic=deterministic, verbose=False)

@@ -12,6 +12,7 @@ os.environ["MPLBACKEND"] = "agg"
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from eva_utils.cifar10 import CIFAR10_CLASSES
 from eva_utils.images import ImageSet, load_images
@@ -72,8 +73,10 @@ def real_images(tmp_path_factory) -> tuple[ImageSet, ImageSet]:
     """CIFAR-10 as EVA_DATA names it; the test skips where it names none."""
     if REAL_IMAGES in ("", "shapes", "cifar10"):  # the last would download it
         pytest.skip("EVA_DATA names no folder of CIFAR-10 images")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # which all workers have
+    with pytest.MonkeyPatch.context() as patch, FileLock(folder / "real.lock"):  # the first one reads the folders
+        patch.setenv("EVA_CACHE", str(folder / "real"))
         train, test = load_images(REAL_IMAGES, name=REAL_NAME)
     if train.classes != CIFAR10_CLASSES or len(train) != 50_000:
         pytest.skip(f"EVA_DATA={REAL_IMAGES} are no CIFAR-10 images")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.seen, server.stop, server.daemon_threads = [], threading.Event(), True
         server.handle_error = lambda *_: None
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.stop.set()
         server.shutdown()
@@ -255,8 +256,11 @@ def test_only_http_is_followed(tmp_path):
 
 
 PROGRAM = """
-import sys
+import sys, types
 from pathlib import Path
+package = types.ModuleType("eva_utils")  # without its __init__, which imports for seconds
+package.__path__ = [sys.argv[5]]
+sys.modules["eva_utils"] = package
 from eva_utils.download import download
 download([sys.argv[1]], Path(sys.argv[2]), size=int(sys.argv[3]), md5=sys.argv[4], verbose=False)
 """
@@ -264,7 +268,7 @@ download([sys.argv[1]], Path(sys.argv[2]), size=int(sys.argv[3]), md5=sys.argv[4
 
 def start(server, name, path):
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, f"http://127.0.0.1:{server.server_port}/{name}"]
-    return subprocess.Popen([*command, str(path), str(len(CONTENT)), MD5])
+    return subprocess.Popen([*command, str(path), str(len(CONTENT)), MD5, str(Path(room.__file__).parent)])
 
 
 def test_two_processes_fetch_it_once(server, tmp_path):

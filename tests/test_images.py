@@ -106,7 +106,7 @@ def small_cifar10(tmp_path, monkeypatch):
     monkeypatch.setattr("eva_utils.cifar10.CIFAR10_BYTES", archive.stat().st_size)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=archive.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr(dataset, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
         yield folder
         server.shutdown()

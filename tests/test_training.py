@@ -164,8 +164,8 @@ def test_shipped_weights_do_what_their_records_say(real_images, path):
     _, test_set = real_images
     if test_set.name != record["images"]:
         pytest.skip(f"the record is of {record['images']!r}, these images are {test_set.name!r}: set EVA_DATA_NAME")
-    model = load_pretrained(path.stem)
-    result = evaluate(model, make_loader(test_set, eval_policy(), batch_size=500))
+    model = load_pretrained(path.stem).to(memory_format=torch.channels_last)
+    result = evaluate(model, make_loader(test_set, eval_policy(), batch_size=100))
     assert result.acc == pytest.approx(record["test_acc"], abs=0.0005)
     assert result.loss == pytest.approx(record["test_loss"], abs=0.0005)
 
