@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="training images, and test images; default: all")
     args = parser.parse_args()
     sets = eva.load_images(args.images)
-    if args.count:
-        sets = [images.subset(range(min(args.count, len(images)))) for images in sets]
+    if args.count is not None:
+        sets = tuple(images.subset(range(min(args.count, len(images)))) for images in sets)
     # first, because cuBLAS must be told before CUDA starts
     ways = {"deterministic": True, "as it comes": False}
     rows, measured = [], {}
@@ -41,7 +41,7 @@ def main() -> None:
         raise SystemExit("two deterministic runs differ")
 
 
-def train(network: str, sets: list[eva.ImageSet], epochs: int, deterministic: bool) -> tuple[list[torch.Tensor], float]:
+def train(network: str, sets: tuple, epochs: int, deterministic: bool) -> tuple[list[torch.Tensor], float]:
     """Return all that a training ends with, as tensors, and its images per second."""
     prepared = prepare(network, *sets, epochs=epochs, fast=True)
     history = eva.fit(**prepared, deterministic=deterministic, verbose=False)

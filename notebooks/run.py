@@ -98,7 +98,9 @@ def _execute(path: Path) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("data") != {"text/plain": ""}]  # ended progress lines
             CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)
+    trains = any(cell.cell_type == "code" and "eva.fit(" in cell.source for cell in notebook.cells)
     notebook.metadata = {
+        **({"accelerator": "GPU"} if trains else {}),  # which Colab then gives it
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }

@@ -20,12 +20,12 @@ from eva_utils.transforms import course_policy, eval_policy
 PROGRAM = """
 import os
 import signal
-import socket
 import sys
 import traceback
 
 import torch
 from torch import nn
+from torch.distributed import TCPStore
 
 import eva_utils as eva
 from eva_utils.distributed import JoinedBatchNorm2d, is_first, join, leave, torchrun_place
@@ -78,9 +78,8 @@ def batch_norm():
 
 
 def together(count, action, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's is in its own process too
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     children = set()
     for number in range(count):
         if child := os.fork():
@@ -88,7 +87,7 @@ def together(count, action, *arguments):
             continue
         status = 1
         try:
-            signal.alarm(200)  # a process whose peers are gone would wait for a week
+            signal.alarm(300)  # a process whose peers are gone would wait for a week
             if count > 1:
                 place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
                 os.environ |= address | place | {"TORCHELASTIC_RUN_ID": "a test"}
@@ -138,7 +137,7 @@ def torchrun(count, *command, timeout=240):
 def test_several_processes_train_as_one_does(tmp_path):
     """With some processes, or with some and then some others; and their BatchNorm is that of the whole batch."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    out = torchrun(1, str(tmp_path / "program.py"), str(tmp_path))
+    out = torchrun(1, str(tmp_path / "program.py"), str(tmp_path), timeout=900)
     assert [training.count("Training on cpu") for training in out.split("-- a training")[1:]] == [1] * 7
     alone = torch.load(tmp_path / "1", weights_only=True)
     assert alone["history"]["train_loss"][1] < alone["history"]["train_loss"][0]

@@ -49,7 +49,9 @@ def test_there_are_notebooks():
 def test_the_format_is_valid_and_the_file_small(path, notebook):
     nbformat.validate(notebook)
     assert path.stat().st_size < 1_000_000
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    trains = any("eva.fit(" in cell.source for cell in code_cells(notebook))  # for which Colab gives it a GPU
+    assert notebook.metadata.get("accelerator") == ("GPU" if trains else None)
+    assert set(notebook.metadata) - {"accelerator"} == {"kernelspec", "language_info"}
 
 
 def test_the_title_cell_tells_what_and_how_well(path, notebook):
