@@ -70,11 +70,10 @@ def fit(
     With ``checkpoint`` everything is saved there after each epoch and every ``save_minutes``, and the same call goes on
     from it, to the same bits: a finished run returns its history at once. Another network, recipe, seed or set of
     images is refused unless ``restart``, which begins with network, optimizer and schedule as they are handed in. An
-    interruption (Ctrl-C, the stop button) ends the run after the batch, saves,
-    and returns the history so far. ``deterministic=True`` asks the same bits of a GPU, as the CPU gives them anyway;
-    it may be slower. Raises ValueError for arguments that do not fit, OSError where the
-    checkpoint cannot be written, and FloatingPointError as soon as a loss is not finite, or the weights are not
-    when they would be saved.
+    interruption (Ctrl-C, the stop button) ends the run after the batch, saves, and returns the history so far.
+    ``deterministic=True`` asks the same bits of a GPU, as the CPU gives them anyway; it may be slower. Raises
+    ValueError for arguments that do not fit, OSError where the checkpoint cannot be written, and FloatingPointError
+    as soon as a loss is not finite, or the weights are not when they would be saved.
     """
     epochs, average, save_minutes = _numbers(epochs, average, save_minutes)
     loaders = {"train_loader": train_loader, "test_loader": test_loader}

@@ -72,7 +72,6 @@ POLICIES = {
     "crop": (lambda: crop_policy(size=20, hole=8).transforms[:-2], 0),
     "square": (lambda: [A.RandomRotate90(p=0.8), A.Transpose(p=0.5)], 0),
 }
-OTHER_BORDERS = {"affine-replicate", "affine-reflect", "affine-reflect-101"}  # alike but for the pixels' border
 TO_TENSOR = (A.Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), ToTensorV2())
 
 
@@ -117,7 +116,7 @@ def own_draws(transform, size, count):
     return {"holes": filled} | {name: np.array([d[name] for d in draws]) for name in draws[0] if name != "holes"}
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name not in OTHER_BORDERS])
+@pytest.mark.parametrize("name", POLICIES)
 def test_parameters_follow_albumentations_laws(name):
     count, size = 20_000, SQUARE
     policy = BatchedPolicy(A.Compose([*POLICIES[name][0](), *TO_TENSOR]), SQUARE)
@@ -132,7 +131,7 @@ def test_parameters_follow_albumentations_laws(name):
         size = leaf.step.size
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name not in OTHER_BORDERS - {"affine-reflect"}])
+@pytest.mark.parametrize("name", POLICIES)
 def test_transforms_are_applied_as_often_as_albumentations_does(name):
     count = 4000
     compose = A.Compose([*POLICIES[name][0](), *TO_TENSOR], save_applied_params=True)

@@ -26,9 +26,6 @@ def script(monkeypatch):
 def printed(script, monkeypatch, tmp_path, capsys):
     """A function that runs a benchmark, in this process, as starting one takes seconds, and returns what it prints."""
     monkeypatch.setenv("EVA_SMOKE", "1")
-    for program in script("startup").IMPORTS.values():
-        exec(program, {})
-    monkeypatch.setattr(script("startup"), "IMPORTS", dict.fromkeys(script("startup").IMPORTS, "import json"))
     quick = functools.partial(script("throughput").matrix_rate, size=256)
     monkeypatch.setattr(script("throughput"), "matrix_rate", quick)
     threads = torch.get_num_threads()

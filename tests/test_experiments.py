@@ -1,6 +1,7 @@
 """The experiments run, and their pages say what their records say."""
 
 import argparse
+import ast
 import importlib
 import json
 import re
@@ -513,6 +514,25 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
     assert ingredients.table(ingredients.VARIANTS) in page
     if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants
         assert ingredients.table(ingredients.PEERS) in page
+
+
+def test_notebook_08_compares_the_networks_as_their_records_say(experiments, networks):
+    ingredients = experiments("ingredients")
+    notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
+    cells = {"".join(cell["source"]): cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
+    (stated,) = (source for source in cells if source.startswith("alike = "))
+    (table,) = (cell for source, cell in cells.items() if "in alike.items():\n    print" in source)
+    alike = ast.literal_eval(stated.removeprefix("alike = "))
+    assert {"ResNet-20", "DenseNet-BC-40", "small_mirror_net", "residual_net"} <= alike.keys()
+    for (name, figures), printed in zip(alike.items(), table["outputs"][0]["text"][1:], strict=True):
+        run = "the base" if name == "small_residual_net" else name if name in ingredients.RUNS else f"`{name}`"
+        model = (eva.NETWORKS | networks.NETWORKS)[re.findall(r"--network (\w+)", ingredients.RUNS[run])[-1]]().eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 32, 32))
+        accuracies = [round(accuracy, 4) for accuracy in ingredients.accuracies(run)]
+        count = sum(p.numel() for p in model.parameters())
+        assert figures == (count, round(counter.get_total_flops() / 2e6, 1), accuracies)
+        assert f" {statistics.mean(accuracies):.2%}" in printed
 
 
 def test_the_lessons_say_what_kernels_that_are_used_twice_bring(experiments):
