@@ -90,6 +90,11 @@ def test_the_numbers_that_layers_move_are_counted_by_hand(script):
     assert throughput.forward_flops(layers) == 2 * 27 * 8 * 256
 
 
+def test_the_time_to_an_accuracy_is_read_off_the_record_of_a_notebook(printed):
+    record = ROOT / "results" / "dilated_separable_net.json"
+    assert "| 85.0% | " in printed("time_to_accuracy", "--record", str(record))
+
+
 def test_the_first_epoch_that_reaches_an_accuracy_counts(tmp_path):
     record = tmp_path / "run.json"
     record.write_text(json.dumps({"history": {"seconds": [10, 20, 30, 40], "test_acc": [0.5, 0.86, 0.84, 0.9]}}))
