@@ -6,6 +6,7 @@
 """
 
 import os
+from collections.abc import Iterable
 
 import common
 import torch
@@ -31,13 +32,14 @@ def main() -> None:
     device, measured = eva.best_device(), {}
     for network in eva.NETWORKS:
         trace = traced_epoch(network, sets)
-        on_gpu = [event for event in trace.events() if event.device_type == DeviceType.CUDA]
-        intervals = [(event.time_range.start, event.time_range.end) for event in on_gpu]
-        share = busy_share(intervals) if intervals else None
-        kind = "device" if on_gpu else "cpu"
-        averages = sorted(trace.key_averages(), key=lambda row: -getattr(row, f"self_{kind}_time_total"))
-        total = sum(getattr(row, f"self_{kind}_time_total") for row in averages)
-        shares = {row.key: getattr(row, f"self_{kind}_time_total") / total for row in averages[:TOP]}
+        kernels = on_gpu(trace.events())
+        intervals = [(kernel.time_range.start, kernel.time_range.end) for kernel in kernels]
+        share = busy_share(intervals) if kernels else None
+        averages = trace.key_averages()
+        times = {row.key: row.self_device_time_total for row in on_gpu(averages)} if kernels else {}
+        times = times or {row.key: row.self_cpu_time_total for row in averages}
+        longest = sorted(times, key=times.get, reverse=True)[:TOP]
+        shares = {name: times[name] / sum(times.values()) for name in longest}
         title = f"{network} on {device.type}" + (f": the GPU computes {share:.0%} of the time" if share else "")
         common.print_table(title, ("operation", "share of the time"), [(n, f"{v:.1%}") for n, v in shares.items()])
         measured[network] = {"busy": share, "shares": shares}
@@ -54,6 +56,14 @@ def traced_epoch(network: str, sets: tuple) -> profile:
     with profile(activities=activities, acc_events=True) as trace:
         eva.fit(prepared["model"], loader, prepared["test_loader"], **settings)
     return trace
+
+
+def on_gpu(events: Iterable) -> list:
+    """Return the events, or rows of their averages, that are kernels and copies on a GPU.
+
+    The operations that started them have the same times once more, and an annotation spans the gaps between them.
+    """
+    return [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
 
 
 def busy_share(intervals: list[tuple[float, float]]) -> float:

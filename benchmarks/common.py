@@ -1,7 +1,6 @@
 """What the benchmarks share: the usual training loop, measuring in turns, tables and records."""
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -18,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import eva_utils as eva
+from eva_utils.checkpoint import save_json
 from eva_utils.runtime import usable_cores
 
 WORKERS = 2  # as Colab's machines have cores
@@ -87,8 +87,10 @@ def in_turns(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 
 def spread(values: list[float]) -> str:
-    """Return the median and, in brackets, the lowest and highest value."""
-    return f"{statistics.median(values):,.4g} ({min(values):,.4g} to {max(values):,.4g})"
+    """Return the median and, in brackets, the lowest and highest value: whole from 1,000 on, else to four digits."""
+    found = (statistics.median(values), min(values), max(values))
+    median, low, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in found)
+    return f"{median} ({low} to {high})"
 
 
 def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -98,10 +100,11 @@ def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]
         print("| " + " | ".join(row) + " |")
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have."""
+def parser(description: str, *, in_rounds: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have, or all that measure in rounds."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, default=5, help="measured rounds; default: %(default)s")
+    if in_rounds:
+        made.add_argument("--rounds", type=int, default=5, help="measured rounds; default: %(default)s")
     made.add_argument("--images", help="as in load_images; default: $EVA_DATA, else cifar10")
     made.add_argument("--out", type=Path, help="where to write the record, JSON")
     return made
@@ -111,9 +114,7 @@ def save_record(path: Path | None, values: dict[str, Any]) -> None:
     """Write what was measured, on what machine with which versions."""
     if path is None:
         return
-    record = {"machine": machine(), **values}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save_json(path, {"machine": machine(), **values})
 
 
 def machine() -> dict[str, Any]:

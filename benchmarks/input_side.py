@@ -26,7 +26,7 @@ POLICIES = {
 
 def main() -> None:
     """Measure both policies and print a table of each."""
-    args = common.parser(__doc__).parse_args()
+    args = common.parser(__doc__, in_rounds=True).parse_args()
     device, (train_set, _) = eva.best_device(), eva.load_images(args.images)
     torch.set_num_threads(1)
     measured = {}

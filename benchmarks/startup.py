@@ -28,7 +28,7 @@ print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 
 
 def main() -> None:
     """Measure both imports and print a table."""
-    args = common.parser(__doc__).parse_args()
+    args = common.parser(__doc__, in_rounds=True).parse_args()
     memory: dict[str, list[float]] = {name: [] for name in IMPORTS}
 
     def measure(name: str) -> float:

@@ -28,7 +28,7 @@ USUAL = "usual loop, float32"
 
 def main() -> None:
     """Measure the networks and print a table of each."""
-    parser = common.parser(__doc__)
+    parser = common.parser(__doc__, in_rounds=True)
     parser.add_argument("--count", type=int, default=6400, help="images a round; default: %(default)s")
     parser.add_argument("--compiled", action="store_true", help="measure what compiling the network gains, alone")
     args = parser.parse_args()

@@ -35,7 +35,7 @@ SHORT = {
     "lr": 0.05,
     "warmup": 0.1,
     "final": 0.0,
-    "average": 0.0,
+    "ema_decay": 0.0,
     "optimizer": muon,
     "policy": lambda: eva.crop_policy(padding=4, dropout=0.1),
 }
@@ -88,7 +88,8 @@ def train(network: str, recipe: dict[str, Any], loop: str, images: str | None) -
     test_loader = common.usual_loader(sets[1], eva.eval_policy(), batch_size=500, shuffle=False)
     for epoch in range(recipe["epochs"]):
         common.usual_epoch(model, loader, prepared["optimizer"], prepared["scheduler"], device)
-        curve.append((time.perf_counter() - START, accuracy(model, test_loader, device)))
+        tested = accuracy(model, test_loader, device)
+        curve.append((time.perf_counter() - START, tested))
         print(f"epoch {epoch + 1}: {curve[-1][1]:.2%} after {curve[-1][0]:,.1f} s")
     return curve
 

@@ -138,9 +138,10 @@ def _seeds(text: str) -> list[int]:
         first, _, last = part.partition("-")
         if not (first.isdecimal() and (last.isdecimal() or part == first)):
             raise argparse.ArgumentTypeError(f"{text!r}: expected seeds such as 3, 0-4 or 0,3,7")
-        seeds += range(int(first), int(last or first) + 1)
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected different seeds, the lower ones first")
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers or {*numbers} & {*seeds}:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected different seeds, the lower ones first")
+        seeds += numbers
     return seeds
 
 

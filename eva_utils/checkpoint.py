@@ -2,11 +2,13 @@
 
 import contextlib
 import glob
+import json
 import os
 import re
 import shutil
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +24,24 @@ DEAD_AFTER = 60.0  # seconds after which a file that is still being written woul
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = False) -> None:
     """Write ``state`` (tensors, numbers, strings, and lists and dicts of them, NumPy's too) to ``path``.
 
-    It is written beside ``path`` first, brought to the disk and then renamed, so that a cut at any moment leaves a
-    whole file; with ``keep`` the one that was there before stays as :func:`previous_checkpoint`. Raises OSError where
-    it cannot be written, for instance for want of space.
+    It is written as :func:`written_whole` does; with ``keep`` the file that was there before stays as
+    :func:`previous_checkpoint`. Raises OSError where it cannot be written, for instance for want of space.
+    """
+    with written_whole(path, keep=keep) as file:
+        _write(_readable(state), file)
+
+
+def save_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as JSON, as :func:`written_whole` does. Raises TypeError for what JSON cannot hold."""
+    with written_whole(path) as file:
+        file.write(f"{json.dumps(value, indent=1)}\n".encode())
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path, *, keep: bool = False) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes the place of ``path`` once all of it is on the disk.
+
+    A cut at any moment leaves a whole file, the old one or the new one, and an error leaves the old one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +49,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = Fal
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            _write(_readable(state), file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():

@@ -56,7 +56,8 @@ def _function(function: Callable[..., Any]) -> str:
     """Return the name of a function, or the text of an object that is called like one, with its settings."""
     own = {name: value for name, value in getattr(function, "__dict__", {}).items() if not name.startswith("_")}
     if isinstance(function, nn.Module):
-        own |= {name: value.tolist() for name, value in function.state_dict().items()}
+        state = function.state_dict()
+        own |= {name: value.tolist() if torch.is_tensor(value) else value for name, value in state.items()}
     return getattr(function, "__name__", None) or f"{_words(function)} {_plain(own)}"
 
 

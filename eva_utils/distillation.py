@@ -62,5 +62,6 @@ def identify(model: nn.Module) -> str:
     """Return the class of a network and the CRC-32 of its weights and buffers, in hexadecimal."""
     crc = 0
     for value in model.state_dict().values():
-        crc = zlib.crc32(value.detach().cpu().double().numpy().tobytes(), crc)
+        if torch.is_tensor(value):
+            crc = zlib.crc32(value.detach().cpu().double().numpy().tobytes(), crc)
     return f"{type(model).__name__} of weights {crc:08x}"

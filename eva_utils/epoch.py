@@ -67,7 +67,7 @@ class EpochSoFar:
 
         The step's own loss is still finite then. This waits for the device.
         """
-        values = [value for value in model.state_dict().values() if value.is_floating_point()]
+        values = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
         if values and not torch.stack([value.isfinite().all() for value in values]).all():
             raise FloatingPointError(
                 f"the weights are not finite after step {self.steps:,} of epoch {epoch}, at learning rate "

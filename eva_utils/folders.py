@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from eva_utils.checkpoint import written_whole
 from eva_utils.progress import Progress
 from eva_utils.runtime import usable_cores
 
@@ -113,14 +114,8 @@ def write_splits(path: Path, fingerprint: str, splits: Splits) -> None:
     arrays = {}
     for name, (images, labels) in zip(SPLITS, splits, strict=True):
         arrays |= {f"{name}_images": images, f"{name}_labels": labels}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, fingerprint=np.array(fingerprint), **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        np.savez(file, fingerprint=np.array(fingerprint), **arrays)
 
 
 def _decode(listing: dict[str, dict[str, list[os.DirEntry]]], size: int, verbose: bool) -> Splits:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from eva_utils.measured_field import run_to_map
 from eva_utils.predictions import eval_mode
+from eva_utils.runtime import device_of
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | None = None) -> Tensor:
@@ -15,10 +16,14 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | 
     map are weighted by the mean gradient of the class's logit, summed, cut at 0 and enlarged to the image
     (Grad-CAM, Selvaraju et al. 2017). ``layer`` is a module's name, by default that of the last map before the
     global pooling. A map of zeros means that nothing there speaks for the class. The model stays as it is.
+    Raises ValueError without images, for classes that the network does not have or that are not one an image, and for a
+    layer that is not there or gives no map.
     """
-    if classes.shape != images.shape[:1]:
-        raise ValueError(f"classes {tuple(classes.shape)} of images {tuple(images.shape)}: expected one class an image")
-    device = next((parameter.device for parameter in model.parameters()), images.device)
+    if classes.shape != images.shape[:1] or not len(classes):
+        raise ValueError(
+            f"classes {tuple(classes.shape)} of images {tuple(images.shape)}: expected one class an image, at least one"
+        )
+    device = device_of(model)
     with eval_mode(model), torch.enable_grad():
         logits, maps = run_to_map(model, images.detach().to(device).clone().requires_grad_(), layer)
     if not 0 <= classes.min() <= classes.max() < logits.shape[1]:

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eva_utils.checkpoint import save_json
+
 HEADER = "epoch  train loss      acc  test loss      acc         lr  seconds  images/s"
 
 
@@ -59,7 +61,7 @@ class History:
 
     def save(self, path: str | Path) -> None:
         """Write the history to a JSON file."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        save_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "History":

@@ -76,20 +76,21 @@ def load_images(
     :func:`eva_utils.folders.load_folder`) or a folder that holds CIFAR-10's own ``cifar-10-batches-py``. ``None``
     means what EVA_DATA names, else ``"cifar10"``; in smoke and demo runs it means ``"shapes"``.
 
-    ``name`` labels results on a folder's images (default: EVA_DATA_NAME if EVA_DATA named it, else its own name).
-    ``verbose`` shows a progress bar while a folder is decoded. Raises FileNotFoundError, ValueError or
-    ConnectionError, each saying what is wrong and what to do.
+    ``name`` labels results on the images (default: EVA_DATA_NAME if EVA_DATA named a folder, else "CIFAR-10", "shapes"
+    or the folder's own name). ``verbose`` shows how far a download or the decoding of a folder is. Raises
+    FileNotFoundError, ValueError or ConnectionError, each saying what is wrong and what to do.
     """
     named = ""
     if source is None and run_mode() != "full":
         source = "shapes"
     elif source is None:
         source, named = os.environ.get("EVA_DATA") or "cifar10", ", which EVA_DATA names"
-        name = name or os.environ.get("EVA_DATA_NAME")
+        if os.environ.get("EVA_DATA"):
+            name = name or os.environ.get("EVA_DATA_NAME")
     if source == "shapes":
-        return _load_shapes()
+        return _load_shapes(name or "shapes")
     if source == "cifar10":
-        return _sets(load_cifar10(cache_folder(), verbose), CIFAR10_CLASSES, "CIFAR-10")
+        return _sets(load_cifar10(cache_folder(), verbose), CIFAR10_CLASSES, name or "CIFAR-10")
     instance("source", source, (str, os.PathLike), '"cifar10", "shapes" or the path of a folder')
     if not os.fspath(source):
         raise ValueError('source is empty: name "cifar10", "shapes" or a folder of class folders')
@@ -100,7 +101,7 @@ def load_images(
             "train/<class>/ and test/<class>/"
         )
     if (folder / CIFAR10_FOLDER).is_dir():
-        return _sets(read_cifar10(folder), CIFAR10_CLASSES, "CIFAR-10")
+        return _sets(read_cifar10(folder), CIFAR10_CLASSES, name or "CIFAR-10")
     splits, classes = load_folder(folder, cache=cache_folder(), verbose=verbose)
     return _sets(splits, classes, name or folder.resolve().name)
 
@@ -133,9 +134,9 @@ def hold_out(image_set: ImageSet, count: int, *, seed: int = 0) -> tuple[ImageSe
     return image_set.subset(rest), replace(image_set.subset(np.sort(held)), name=name)
 
 
-def _load_shapes() -> tuple[ImageSet, ImageSet]:
+def _load_shapes(name: str) -> tuple[ImageSet, ImageSet]:
     splits = [draw_shapes(count, seed=seed) for seed, count in enumerate(SHAPE_COUNTS[run_mode()])]
-    return _sets(splits, SHAPE_CLASSES, "shapes")
+    return _sets(splits, SHAPE_CLASSES, name)
 
 
 def _sets(splits: Sequence[Split], classes: tuple[str, ...], name: str) -> tuple[ImageSet, ImageSet]:

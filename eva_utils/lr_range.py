@@ -30,15 +30,15 @@ def find_lr(
     train_loader: Loader,
     optimizer: torch.optim.Optimizer,
     *,
-    least: float = 1e-4,
-    most: float = 10.0,
+    start_lr: float = 1e-4,
+    end_lr: float = 10.0,
     steps: int = 100,
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,
 ) -> LrRange:
-    """Train a copy of the model for ``steps`` batches while the learning rate grows from ``least`` to ``most``.
+    """Train a copy of the model for ``steps`` batches while the learning rate grows from ``start_lr`` to ``end_lr``.
 
     It grows by the same factor at each step, and ends early once the loss has diverged: at 4 times its lowest value,
     from the 11th step on, or where it is no longer finite (Smith 2017, "Cyclical learning rates"). Groups of the
@@ -49,10 +49,10 @@ def find_lr(
     range that does not grow, for parts that do not fit, for a loss that is not finite at the first or second step
     already, and where several processes train together.
     """
-    least, most = real_number("least", least, least=0), real_number("most", most, least=0)
+    start_lr, end_lr = real_number("start_lr", start_lr, least=0), real_number("end_lr", end_lr, least=0)
     steps = whole_number("steps", steps, least=2)
-    if not 0 < least < most:
-        raise ValueError(f"least={least:g}, most={most:g}: expected 0 < least < most, such as 1e-4 and 10")
+    if not 0 < start_lr < end_lr:
+        raise ValueError(f"start_lr={start_lr:g}, end_lr={end_lr:g}: expected 0 < start_lr < end_lr")
     if processes() > 1:
         raise ValueError("find_lr in several processes: each would test a share of the batches; call it in one")
     instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
@@ -61,13 +61,13 @@ def find_lr(
     precision = best_precision(device) if precision is None else precision
     model, optimizer = copy.deepcopy((model, optimizer))  # together, so that the one holds the other's parameters
     model.to(device, memory_format=torch.channels_last).train()
-    scaler, classes, ratios = loss_scaler(device, precision), count_classes(train_loader), _ratios(optimizer)
-    step = functools.partial(
-        train_step, model, None, optimizer, None, batch_transform, loss_fn, scaler, precision, classes
-    )
+    ratios = _ratios(optimizer)
+    rules = {"optimizer": optimizer, "scaler": loss_scaler(device, precision), "precision": precision}
+    lessons = {"batch_transform": batch_transform, "loss_fn": loss_fn, "classes": count_classes(train_loader)}
+    step = functools.partial(train_step, model, **rules, **lessons)
     lrs, losses, average = [], [], 0.0
     with _untouched(train_loader):
-        for lr, batch in zip(np.geomspace(least, most, steps).tolist(), _endless(train_loader), strict=False):
+        for lr, batch in zip(np.geomspace(start_lr, end_lr, steps).tolist(), _endless(train_loader), strict=False):
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
             loss, *_ = step(*images_and_labels(batch))
@@ -77,10 +77,11 @@ def find_lr(
                 break
             lrs.append(lr)
             losses.append(smoothed)
+    at = f"at learning rate {start_lr:g}"
     if not losses:
-        raise ValueError(f"the loss is not finite at learning rate {least:g} already: look at the weights and images")
+        raise ValueError(f"the loss is not finite {at} already: look at the weights and images")
     if len(losses) == 1:
-        raise ValueError(f"the loss is not finite after one step at learning rate {least:g}: choose a smaller least=")
+        raise ValueError(f"the loss is not finite after one step {at}: choose a smaller start_lr=")
     return LrRange(tuple(lrs), tuple(losses))
 
 

@@ -26,7 +26,8 @@ def measure_receptive_field(
     copy of the model in which nothing can cancel or saturate: small positive weights and inputs, averages in place of
     maxima, batch normalisations that change nothing; gates (torchvision's SqueezeExcitation) and layer, group and
     instance normalisations, which see the whole map, are left out. The field is cut off at the border of the image:
-    ``input_size`` (channels, height, width) has to be about twice as large to see all of it.
+    ``input_size`` (channels, height, width) has to be about twice as large to see all of it. Raises ValueError for a
+    layer that is not there, gives no map or depends on no pixel.
     """
     return tuple(last - first + 1 for first, last in touched_pixels(model, input_size, layer))
 
@@ -58,7 +59,8 @@ def effective_receptive_field(model: nn.Module, images: Tensor, layer: str | Non
 
     That is the size of the gradient of the unit, all channels summed, with respect to the pixels, averaged over
     ``images``, which are normalised (N, C, H, W); see Luo et al. 2016. ``layer`` is a module's name, by default
-    that of the last map before the global pooling. The model stays as it is.
+    that of the last map before the global pooling. The model stays as it is. Raises ValueError for a layer that is not
+    there or gives no map.
     """
     clone = copy_of(model).to(images.device)
     pixels = _unit_gradient(clone, images.float(), layer).float().cpu().numpy()
@@ -89,6 +91,8 @@ def run_to_map(model: nn.Module, images: Tensor, layer: str | None) -> tuple[Ten
     maps: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        if not torch.is_tensor(output):
+            return output
         maps.append(output)
         return output.clone()  # for the network to go on with, which may overwrite it
 

@@ -8,6 +8,7 @@ from eva_utils.checks import instance
 class Mirrored(nn.Module):
     """A network that looks at each image and at its mirror image, and says the mean of the two logits.
 
+    This is test-time augmentation, by the horizontal flip alone.
     A mirrored cat is a cat, and a network trained with a horizontal flip has learned both; but it does not say the same
     of both, and the mean is right more often (two views of the ten that Krizhevsky et al. 2012 averaged). Parameters
     and weights are those of ``network``, the multiply-adds are twice as many. It maps (N, 3, H, W) to logits

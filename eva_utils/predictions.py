@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from eva_utils.checks import whole_number
+from eva_utils.images import ImageSet
 from eva_utils.runtime import autocast, device_of
 
 
@@ -158,6 +159,19 @@ def predict(model: nn.Module, loader: DataLoader, *, precision: str = "float32")
     if not logits:
         raise ValueError("the loader gives no batches: it needs at least one image")
     return Predictions(torch.cat(logits), torch.cat(labels))
+
+
+def check_same_images(image_set: ImageSet, predictions: Predictions) -> None:
+    """Raise ValueError unless the predictions are of the set's images, in its order, and of its classes."""
+    if len(predictions) != len(image_set):
+        raise ValueError(f"{len(predictions)} predictions of {image_set}: predict the same images, unshuffled")
+    if predictions.logits.shape[1] != len(image_set.classes):
+        raise ValueError(
+            f"predictions of {predictions.logits.shape[1]} classes, but {image_set}: build the network with "
+            f"num_classes={len(image_set.classes)}"
+        )
+    if not np.array_equal(predictions.labels.numpy(), image_set.labels):
+        raise ValueError(f"the predictions' labels are not those of {image_set}: predict the same images, unshuffled")
 
 
 def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:

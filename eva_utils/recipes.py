@@ -27,8 +27,8 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 # Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
-# as a share of the highest, average, optimizer and augmentation; those of the published networks are their notebooks'.
-# Our own networks learned from teachers afterwards: see experiments/lessons.md.
+# as a share of the highest, decay of the weights' average, optimizer and augmentation; those of the published networks
+# are their notebooks'. Our own networks learned from teachers afterwards: see experiments/lessons.md.
 OWN = {
     "identity": True,
     "epochs": 120,
@@ -36,7 +36,7 @@ OWN = {
     "lr": 0.05,
     "warmup": 0.1,
     "final": 0.1,
-    "average": 0.998,
+    "ema_decay": 0.998,
     "optimizer": muon,
     "policy": lambda: course_policy(affine=0.5, dropout=0.5, grey=0.05),
 }
@@ -48,7 +48,7 @@ RECIPES = {
         "lr": 0.04,
         "warmup": 0.1,
         "final": 0.2,
-        "average": 0.999,
+        "ema_decay": 0.999,
         "optimizer": sgd,
         "policy": lambda: crop_policy(padding=4, dropout=0.1),
     },
@@ -59,7 +59,7 @@ RECIPES = {
         "lr": 0.05,
         "warmup": 0.1,
         "final": 0.1,
-        "average": 0.999,
+        "ema_decay": 0.999,
         "optimizer": muon,
         "policy": lambda: crop_policy(padding=4, dropout=0.5),
     },
@@ -108,7 +108,7 @@ def prepare(
         "train_loader": train_loader,
         "test_loader": make_loader(test_set, eval_policy(), batch_size=500, **loading),
         "epochs": epochs,
-        "average": recipe["average"],
+        "ema_decay": recipe["ema_decay"],
         "optimizer": optimizer,
         "scheduler": one_cycle(optimizer, epochs * len(train_loader), warmup=recipe["warmup"], final=recipe["final"]),
     }

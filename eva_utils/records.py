@@ -1,6 +1,5 @@
 """What a training leaves on disk: its record, its weights and its figures."""
 
-import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 import torchvision
 from torch import nn
 
-from eva_utils.checkpoint import save_checkpoint
+from eva_utils.checkpoint import save_checkpoint, save_json
 from eva_utils.history import History
 from eva_utils.images import ImageSet
-from eva_utils.predictions import Predictions
-from eva_utils.runtime import usable_cores
+from eva_utils.predictions import Predictions, check_same_images
+from eva_utils.runtime import device_of, usable_cores
 
 FIGURES = ("accuracy_loss.png", "misclassified.png")
 
@@ -36,15 +35,16 @@ def save_run(
 
     ``predictions`` are the trained model's of ``test_set``; ``settings`` (epochs, batch size, lr, seed, recipe in
     words) must be what JSON can hold. The weights are a state dict on the CPU, for
-    ``torch.load(path, weights_only=True)``. Raises ValueError, before anything is written, where the history has fewer
-    epochs than ``settings`` say, as one that was interrupted does.
+    ``torch.load(path, weights_only=True)``. Where no image is predicted wrong there is no ``misclassified.png``, and an
+    older one is deleted. The record is written last. Raises ValueError, before anything is written, where the history
+    has fewer epochs than ``settings`` say, as one that was interrupted does, and for predictions of other images.
     """
     from eva_utils.plots import plot_history, plot_mistakes  # here, as matplotlib takes long to import
 
     if len(history) < settings.get("epochs", 0):
         raise ValueError(f"the history has {len(history)} of {settings['epochs']} epochs: let fit go on to the last")
+    check_same_images(test_set, predictions)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "network": network,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -55,7 +55,7 @@ def save_run(
         "test_loss": predictions.loss,
         "settings": settings,
         "seconds": sum(history.seconds),
-        "device": _device_name(next(model.parameters()).device),
+        "device": _device_name(device_of(model)),
         "versions": {
             "python": platform.python_version(),
             "albumentations": albumentations.__version__,
@@ -65,13 +65,16 @@ def save_run(
         },
         "history": asdict(history),
     }
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    weights = {name: value.cpu().contiguous() if torch.is_tensor(value) else value for name, value in state.items()}
     save_checkpoint(folder / "weights.pt", weights)
     title = f"{network} on {test_set.name}"
     plot_history(history, title=title).savefig(folder / FIGURES[0], dpi=100)
     if predictions.accuracy < 1:
         plot_mistakes(test_set, predictions, title=title).savefig(folder / FIGURES[1], dpi=100)
+    else:
+        (folder / FIGURES[1]).unlink(missing_ok=True)
+    save_json(folder / "record.json", record)
     return record
 
 

@@ -27,16 +27,17 @@ def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
 
 def train_step(
     model: nn.Module,
-    averaged: MovingAverage | None,
+    images: Tensor,
+    labels: Tensor,
+    *,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
     scaler: torch.amp.GradScaler,
     precision: str,
     classes: int | None,
-    images: Tensor,
-    labels: Tensor,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    averaged: MovingAverage | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """Train on one batch; return its loss, how many were predicted right, and the lr of the step."""
     check_batch(images, labels)
@@ -78,7 +79,11 @@ def check_parts(
     instance("model", model, nn.Module, "a network, such as build_network gives")
     for name, loader in loaders.items():
         instance(name, loader, (DataLoader, DeviceLoader), "a loader, such as make_loader gives")
-        if not len(loader):
+        try:
+            batches = len(loader)
+        except TypeError as error:  # of an IterableDataset
+            raise ValueError(f"{name} has a dataset without a length: give its class a __len__") from error
+        if not batches:
             raise ValueError(f"{name} gives no batches: give it at least one image, and a whole batch with drop_last")
     if optimizer is not None:
         instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")

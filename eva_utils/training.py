@@ -45,7 +45,7 @@ def fit(
     batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,
-    average: float = 0.0,
+    ema_decay: float = 0.0,
     checkpoint: str | Path | None = None,
     save_minutes: float = 5.0,
     restart: bool = False,
@@ -63,7 +63,7 @@ def fit(
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
     printed says which. The model stays on the device, in channels-last layout. After ``model.compile(dynamic=False)``
     it trains as the program that torch made of it: faster, once that took a minute, and not to the same bits.
-    With ``average``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
+    With ``ema_decay``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
     step (less at first: :class:`eva_utils.averaging.MovingAverage`); it is what is tested, and what the model holds in
     the end.
 
@@ -73,9 +73,10 @@ def fit(
     interruption (Ctrl-C, the stop button) ends the run after the batch, saves, and returns the history so far.
     ``deterministic=True`` asks the same bits of a GPU, as the CPU gives them anyway; it may be slower. Raises
     ValueError for arguments that do not fit, OSError where the checkpoint cannot be written, and FloatingPointError
-    as soon as a loss is not finite, or the weights are not when they would be saved.
+    as soon as a loss is not finite (on a GPU within 50 steps, and before anything is saved), or the weights are not
+    when they would be saved.
     """
-    epochs, average, save_minutes = _numbers(epochs, average, save_minutes)
+    epochs, ema_decay, save_minutes = _numbers(epochs, ema_decay, save_minutes)
     loaders = {"train_loader": train_loader, "test_loader": test_loader}
     check_parts(model, loaders, optimizer, batch_transform, loss_fn)
     check_schedule(scheduler, optimizer, epochs * len(train_loader))
@@ -88,11 +89,11 @@ def fit(
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)
     scaler = loss_scaler(device, precision)
-    averaged = MovingAverage(model, average) if average else None
+    averaged = MovingAverage(model, ema_decay) if ema_decay else None
     parts = {"model": model, "optimizer": optimizer, "scaler": scaler, "scheduler": scheduler, "averaged": averaged}
     parts = {name: part for name, part in parts.items() if part is not None}
     run = describe(model, train_loader, test_loader, optimizer, scheduler, loss_fn, batch_transform, first_seed(device))
-    run["optimizer"] += f", weights averaged with {average}" if average else ""
+    run["optimizer"] += f", weights averaged with {ema_decay}" if ema_decay else ""
     compiled = getattr(model, "_compiled_call_impl", None) is not None  # torch has no other sign of model.compile()
     run["precision"] = precision + ", deterministic" * deterministic + ", compiled" * compiled
     path = None if checkpoint is None else checkpoint_path(checkpoint)
@@ -108,10 +109,10 @@ def fit(
     say(HEADER, *map(history.line, range(len(history))), sep="\n")
     repeatable = deterministic_algorithms() if deterministic else contextlib.nullcontext()
     with repeatable, interruptions() as interrupted, joined(model) as trained:
-        classes = count_classes(train_loader)
-        step = functools.partial(
-            train_step, trained, averaged, optimizer, scheduler, batch_transform, loss_fn, scaler, precision, classes
-        )
+        settings = {"precision": precision, "classes": count_classes(train_loader)}
+        rules = {"optimizer": optimizer, "scheduler": scheduler, "averaged": averaged, "scaler": scaler}
+        lessons = {"batch_transform": batch_transform, "loss_fn": loss_fn}
+        step = functools.partial(train_step, trained, **rules, **lessons, **settings)
         for epoch in range(len(history), epochs):
             batches = progress.track(
                 _from(train_loader, epoch, so_far), f"epoch {epoch + 1}", total=len(train_loader) - so_far.steps
@@ -133,10 +134,11 @@ def fit(
 
 
 def evaluate(model: nn.Module, loader: Loader, *, precision: str = "float32") -> Evaluation:
-    """Return the model's cross entropy and accuracy over all images of ``loader``.
+    """Return the model's cross entropy, in nats, and accuracy over all images of ``loader``.
 
     Each image counts the same, whatever batch it is in; the model is left in the mode it was in. With loaders
-    that give each process its share, all of them get the values over all images.
+    that give each process its share, all of them get the values over all images. ``precision`` and errors are those of
+    :func:`predict`.
     """
     predictions = predict(model, loader, precision=precision)
     if getattr(loader, "shard", (0, 1))[1] == 1:
@@ -149,13 +151,13 @@ def evaluate(model: nn.Module, loader: Loader, *, precision: str = "float32") ->
     return Evaluation(loss / count, right / count)
 
 
-def _numbers(epochs: int, average: float, save_minutes: float) -> tuple[int, float, float]:
+def _numbers(epochs: int, ema_decay: float, save_minutes: float) -> tuple[int, float, float]:
     """Return the arguments, or raise ValueError for one out of its range."""
-    if average == 1:
-        raise ValueError("average=1: expected a share below 1, such as 0.999; that one would never leave the start")
+    if ema_decay == 1:
+        raise ValueError("ema_decay=1: expected a share below 1, such as 0.999; that one would never leave the start")
     return (
         whole_number("epochs", epochs, least=1),
-        real_number("average", average, least=0, most=1),
+        real_number("ema_decay", ema_decay, least=0, most=1),
         real_number("save_minutes", save_minutes, least=0),
     )
 

@@ -33,8 +33,8 @@ def course_policy(
     ``flip``, ``affine``, ``dropout`` and ``grey`` are probabilities (0 to 1; ``grey=0`` leaves ToGray out).
     ``shift`` is a fraction of the image's size, ``scale`` a fraction of 1, ``rotate`` in degrees: each is drawn
     evenly from minus to plus. ``hole`` is the side of the hole in pixels; it is filled with ``mean``, which
-    normalises to 0 (in an image made grey, with the grey of that). The hole is the coarse dropout of DeVries &
-    Taylor 2017 (Cutout).
+    normalises to 0 (in an image made grey, with the grey of that). The hole is that of DeVries & Taylor
+    2017 (Cutout), but always whole within the image, which must not be smaller.
     """
     return A.Compose(
         [

@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 import eva_utils as eva
+from eva_utils.checkpoint import save_json, written_whole
 from eva_utils.distillation import identify
 from eva_utils.loaders import DeviceLoader
 from eva_utils.runtime import autocast, best_precision
@@ -57,7 +58,7 @@ class Taught(DeviceLoader):
         with FileLock(folder / "lock"):
             path = folder / "settings.json"
             if not path.exists():
-                path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                save_json(path, settings)
             found = json.loads(path.read_text(encoding="utf-8"))
         if found != settings:
             what = " and ".join(name for name in settings if found.get(name) != settings[name])
@@ -81,10 +82,9 @@ class Taught(DeviceLoader):
         path = self.folder / f"{number:03}.npy"
         with FileLock(self.folder / f"{number:03}.lock"):
             if not path.exists():
-                part = path.with_suffix(".part")
-                with part.open("wb") as file:
-                    np.save(file, self._ask(number))
-                part.replace(path)
+                logits = self._ask(number)
+                with written_whole(path) as file:
+                    np.save(file, logits)
         return np.load(path)
 
     @torch.inference_mode()

@@ -14,6 +14,7 @@ import probe
 import torch
 
 import eva_utils as eva
+from eva_utils.checkpoint import save_json
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
         for name, model in (("alone", network), ("mirrored", eva.Mirrored(network))):
             loss, acc = eva.evaluate(model, loader)
             record[name] = {"loss": loss, "acc": acc}
-        (args.out / path.name).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        save_json(args.out / path.name, record)
         print(f"{path.stem:<50} {record['alone']['acc']:.2%}  mirrored {record['mirrored']['acc']:.2%}")
 
 

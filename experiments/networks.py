@@ -4,6 +4,7 @@ Peers: ResNet-20 (He et al. 2016), DenseNet-BC-40 with k=12 (Huang et al. 2017),
 kernels after the description of one with 97,530 parameters. All map (N, 3, 32, 32) to logits (N, num_classes).
 """
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable, separable_norm_relu
-from eva_utils.models.blocks import Residual
+from eva_utils.models.blocks import Residual, depthwise
 from eva_utils.models.mirror_net import MirrorNet, mirror_convs, mirror_norm_relu, mirror_separable
 from eva_utils.models.residual_net import residual_net, small_residual_net
 
@@ -158,28 +159,32 @@ def halving(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
+def halvings(widths: tuple[int, int, int], num_classes: int) -> nn.Sequential:
+    """Return a convolution to 24 channels, three halvings to these widths, the mean and a fully connected layer."""
+    pairs = itertools.pairwise((24, *widths))
+    layers = [conv_norm_relu(3, 24), *(halving(before, after) for before, after in pairs)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
+
+
 def small_teacher(num_classes: int = 10) -> nn.Sequential:
     """Return a network without the assignment's limits, quick to train: three halvings, 1,123,586 parameters."""
-    layers = [conv_norm_relu(3, 24), halving(24, 48), halving(48, 128), halving(128, 256)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, num_classes))
+    return halvings((48, 128, 256), num_classes)
 
 
 def teacher(num_classes: int = 10) -> nn.Sequential:
     """Return a wider one, 1,973,186 parameters; widths of the 94% network of Jordan 2024, "airbench"."""
-    layers = [conv_norm_relu(3, 24), halving(24, 64), halving(64, 256), halving(256, 256)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, num_classes))
+    return halvings((64, 256, 256), num_classes)
 
 
 def large_teacher(num_classes: int = 10) -> nn.Sequential:
     """Return the widest one, halfway between Jordan's networks of 94% and 95%: 3,151,810 parameters."""
-    layers = [conv_norm_relu(3, 24), halving(24, 96), halving(96, 320), halving(320, 320)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(320, num_classes))
+    return halvings((96, 320, 320), num_classes)
 
 
 def separable(channels: int, dilation: int = 1) -> Residual:
     """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution."""
     return Residual(
-        nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False),
+        depthwise(channels, dilation=dilation),
         conv(channels, channels, kernel_size=1),
         nn.BatchNorm2d(channels),
     )

@@ -25,6 +25,7 @@ from torchvision.ops import SqueezeExcitation
 from torchvision.transforms import v2
 
 import eva_utils as eva
+from eva_utils.checkpoint import save_checkpoint, save_json
 from eva_utils.loaders import DeviceLoader
 from eva_utils.models.blocks import Residual
 from eva_utils.models.mirror_net import MirrorDepthwise
@@ -58,7 +59,7 @@ def main() -> None:
         scheduler=eva.one_cycle(optimizer, args.epochs * len(train_loader), warmup=args.warmup, final=args.final),
         loss_fn=loss_fn,
         batch_transform=batch_transform,
-        average=args.average,
+        ema_decay=args.average,
         checkpoint=args.out.with_suffix(".pt"),
     )
     if len(history) < args.epochs:
@@ -71,8 +72,8 @@ def main() -> None:
         "history": vars(history),
         "test_acc": eva.evaluate(model, test_loader).acc,
     }
-    args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    torch.save(model.state_dict(), args.out.with_suffix(".weights"))
+    save_checkpoint(args.out.with_suffix(".weights"), model.state_dict())
+    save_json(args.out, record)
     print(f"{args.out.stem}: {record['test_acc']:.2%} of {record['tested on']}")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import eva_utils as eva
 from eva_utils.download import download
@@ -44,6 +44,15 @@ def fit_here(optimizer=None, scheduler=None):
 def evaluate(images, labels, model=MODEL):
     return eva.evaluate(model, batches(images, labels))
 
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield X[0], Y[0]
+
+
+TINY = eva.ImageSet(IMAGES[:, :8, :8], LABELS, SHAPE_CLASSES, "")
+POLICY_WITH_HOLE = eva.course_policy(hole=16)
 
 X, Y = torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
 
@@ -103,8 +112,8 @@ CASES = {
     "no epochs": (lambda: fit(epochs=0), "epochs=0: expected 1 or more"),
     "half an epoch": (lambda: fit(epochs=2.5), r"epochs=2\.5: expected 1 or more, a whole number"),
     "epochs in words": (lambda: fit(epochs="3"), "epochs='3': expected 1 or more, a whole number"),
-    "an average in words": (lambda: fit(average="0.9"), "average='0.9': expected a number from 0 to 1"),
-    "an average that stays": (lambda: fit(average=1), r"average=1: expected a share below 1, such as 0\.999"),
+    "an average in words": (lambda: fit(ema_decay="0.9"), "ema_decay='0.9': expected a number from 0 to 1"),
+    "an average that stays": (lambda: fit(ema_decay=1), r"ema_decay=1: expected a share below 1, such as 0\.999"),
     "saving never": (lambda: fit(save_minutes=float("nan")), "save_minutes=nan: expected a number from 0"),
     "saving in words": (lambda: fit(save_minutes="5"), "save_minutes='5': expected a number from 0"),
     "a folder for the checkpoint": (lambda: fit(checkpoint="/"), "checkpoint='/' is no file: name a file, such as"),
@@ -115,6 +124,14 @@ CASES = {
         "train_loader is a list: expected a loader, such as make",
     ),
     "a set to train on": (lambda: fit(train_loader=SET), "train_loader is a ImageSet: expected a loader, such as"),
+    "images without end": (
+        lambda: fit(train_loader=DataLoader(Endless(), batch_size=4)),
+        "train_loader has a dataset without a length: give its class a __len__",
+    ),
+    "a hole larger than the images": (
+        lambda: eva.make_loader(TINY, POLICY_WITH_HOLE, batch_size=4, fast=True),
+        "a hole's height of 16 pixels, but images of 8: choose a smaller hole",
+    ),
     "no whole batch": (
         lambda: fit(train_loader=DataLoader(TensorDataset(X, Y), batch_size=9, drop_last=True)),
         "train_loader gives no batches: give it at least one image",

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,6 +83,19 @@ def test_the_time_that_intervals_cover_is_counted_once(script):
     busy_share = script("busy").busy_share
     assert busy_share([(0, 10)]) == 1
     assert busy_share([(8, 10), (0, 2), (1, 4), (1, 2)]) == 0.6
+
+
+def test_kernels_count_once_and_annotations_not(script):
+    kinds = {"operation": {}, "kernel": {"device_type": DeviceType.CUDA}}
+    kinds["annotation"] = kinds["kernel"] | {"is_user_annotation": True}
+    events = [FunctionEvent(number, name, 0, 0, 9, **kind) for number, (name, kind) in enumerate(kinds.items())]
+    assert [event.name for event in script("busy").on_gpu(events)] == ["kernel"]
+
+
+def test_a_spread_is_written_out(script):
+    spread = script("common").spread
+    assert spread([12_345.6, 9_999.4, 20_000]) == "12,346 (9,999 to 20,000)"
+    assert spread([0.012345, 123.456, 1]) == "1 (0.01235 to 123.5)"
 
 
 def test_the_numbers_that_layers_move_are_counted_by_hand(script):

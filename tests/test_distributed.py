@@ -51,7 +51,7 @@ def train(path, until):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = eva.one_cycle(optimizer, 2 * len(train))
     history = eva.fit(model, train, test, epochs=until, optimizer=optimizer, scheduler=scheduler, device="cpu",
-                      precision="float32", average=0.5, checkpoint=path + ".checkpoint")
+                      precision="float32", ema_decay=0.5, checkpoint=path + ".checkpoint")
     assert all("Joined" not in type(module).__name__ for module in model.modules())
     if is_first():
         torch.save({"weights": model.state_dict(), "history": vars(history)}, path)

@@ -42,7 +42,9 @@ def test_a_name_for_the_results_can_be_given(pets, monkeypatch):
     monkeypatch.setenv("EVA_DATA_NAME", "from the environment")
     assert load_images()[0].name == "from the environment"
     assert load_images(pets)[0].name == "pets"
-    assert load_images(pets, name="given")[0].name == "given"
+    for source in (pets, "shapes"):
+        assert load_images(source, name="given")[0].name == "given"
+    assert load_images("shapes")[0].name == "shapes"
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(pets, tmp_path, monkeypatch):

@@ -62,6 +62,16 @@ def test_what_speaks_against_the_class_is_dark():
     assert grad_cam(model, image, torch.tensor([1]), layer="0").count_nonzero() == 0
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(1024, 4)
+
+    def forward(self, x):
+        outputs, _ = self.lstm(x.flatten(2))
+        return outputs[:, -1]
+
+
 def test_what_does_not_fit_is_named():
     model = build_network("dilated_net")
     images = torch.zeros(2, 3, 32, 32)
@@ -69,6 +79,10 @@ def test_what_does_not_fit_is_named():
         grad_cam(model, images, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="no layer 'head'"):
         grad_cam(model, images, torch.zeros(2, dtype=torch.int64), layer="head")
+    with pytest.raises(ValueError, match="expected one class an image, at least one"):
+        grad_cam(model, images[:0], torch.zeros(0, dtype=torch.int64), layer="layers.0")
+    with pytest.raises(ValueError, match="'lstm' gives no map of the image: choose another layer"):
+        grad_cam(Recurrent(), images, torch.zeros(2, dtype=torch.int64), layer="lstm")
 
 
 def test_a_layer_whose_output_is_overwritten_is_seen_as_it_was():

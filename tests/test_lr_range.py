@@ -28,7 +28,8 @@ def quadratic():
 def test_the_loss_falls_and_then_diverges_where_theory_says(quadratic):
     model, loader, loss_fn = quadratic
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    found = find_lr(model, loader, optimizer, least=1e-3, most=100, steps=200, loss_fn=loss_fn, precision="float32")
+    kind = {"loss_fn": loss_fn, "precision": "float32"}
+    found = find_lr(model, loader, optimizer, start_lr=1e-3, end_lr=100, steps=200, **kind)
     assert len(found.lrs) == len(found.losses) < 200  # it ended early
     assert found.lrs[0] == pytest.approx(1e-3)
     assert found.lrs[1] / found.lrs[0] == pytest.approx((100 / 1e-3) ** (1 / 199))
@@ -83,18 +84,17 @@ def test_groups_keep_the_ratio_of_their_rates(shapes, monkeypatch):
     rates = []
     step = Muon.step
     monkeypatch.setattr(Muon, "step", lambda self: (rates.append([g["lr"] for g in self.param_groups]), step(self)))
-    find_lr(
-        model, make_loader(shapes, course_policy(), batch_size=16, fast=True), optimizer, least=0.01, most=1, steps=3
-    )
+    loader = make_loader(shapes, course_policy(), batch_size=16, fast=True)
+    find_lr(model, loader, optimizer, start_lr=0.01, end_lr=1, steps=3)
     assert rates == [pytest.approx([lr, 4 * lr, 4 * lr]) for lr in (0.01, 0.1, 1)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"least": 1, "most": 0.1}, "expected 0 < least < most"),
-        ({"least": 0}, "expected 0 < least < most"),
-        ({"least": float("nan")}, "least=nan"),
+        ({"start_lr": 1, "end_lr": 0.1}, "expected 0 < start_lr < end_lr"),
+        ({"start_lr": 0}, "expected 0 < start_lr < end_lr"),
+        ({"start_lr": float("nan")}, "start_lr=nan"),
         ({"steps": 1}, "steps=1"),
         ({"precision": "half"}, "choose one of"),
     ],
@@ -118,8 +118,8 @@ def test_a_loss_that_is_never_finite_is_said(quadratic):
 def test_a_range_that_diverges_at_once_suggests_nothing(quadratic):
     model, loader, loss_fn = quadratic
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(ValueError, match=r"after one step at learning rate 1e\+30: choose a smaller least="):
-        find_lr(model, loader, sgd, least=1e30, most=1e31, loss_fn=loss_fn, precision="float32")
+    with pytest.raises(ValueError, match=r"after one step at learning rate 1e\+30: choose a smaller start_lr="):
+        find_lr(model, loader, sgd, start_lr=1e30, end_lr=1e31, loss_fn=loss_fn, precision="float32")
 
 
 def test_what_does_not_belong_together_is_refused(shapes):
@@ -143,7 +143,7 @@ def test_float16_is_scaled_as_in_fit(shapes):
     """Gradients of a loss this small are 0 in float16 unless it is scaled."""
     model = build_network("dilated_net")
     loader = make_loader(shapes, course_policy(), batch_size=16, fast=True, device="cpu")
-    settings = {"least": 1e6, "most": 1e8, "steps": 20, "device": "cpu", "loss_fn": tiny_cross_entropy}
+    settings = {"start_lr": 1e6, "end_lr": 1e8, "steps": 20, "device": "cpu", "loss_fn": tiny_cross_entropy}
     found = {
         precision: find_lr(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), precision=precision, **settings)
         for precision in ("float32", "float16")

@@ -89,6 +89,8 @@ def test_help_lists_what_can_be_set():
         (["--network", "resnet"], "invalid choice: 'resnet'"),
         (["--epochs", "0"], "0: expected more than 0"),
         (["--lr", "-1"], "-1: expected more than 0"),
+        (["--seeds", "0,5-3"], "'0,5-3': expected different seeds, the lower ones first"),
+        (["--seeds", "2,0-3"], "'2,0-3': expected different seeds, the lower ones first"),
         (["--batch-size", "many"], "invalid int value: 'many'"),
     ],
 )

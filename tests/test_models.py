@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import SqueezeExcitation
 
 from eva_utils.models import NETWORKS, build_network, load_pretrained
-from eva_utils.models.blocks import conv, separable_relu_norm, start_at_identity
+from eva_utils.models.blocks import conv, residual_convs, residual_separable, separable_relu_norm, start_at_identity
 from eva_utils.models.dilated_net import DilatedNet
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +63,11 @@ def test_receptive_field(name):
     for other_axis, field in zip((2, 1), RECEPTIVE_FIELD[name], strict=True):
         touched = image.grad[0].abs().sum((0, other_axis)).nonzero()
         assert int(touched.max() - touched.min()) + 1 == field
+
+
+@pytest.mark.parametrize("block", [residual_convs, residual_separable])
+def test_few_channels_have_a_gate_too(block):
+    assert block(3)(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

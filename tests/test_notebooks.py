@@ -157,7 +157,7 @@ def test_the_shell_trains_by_the_notebooks_recipe(name, network):
     assert f"\nlr = {recipe['lr']}\n" in text
     assert f"warmup={recipe['warmup']}, final={recipe['final']})" in text
     assert ("eva.start_at_identity(model)" in text) == recipe["identity"]
-    assert re.findall(r"average=([\d.]+)", text) == [str(recipe["average"])]
+    assert re.findall(r"ema_decay=([\d.]+)", text) == [str(recipe["ema_decay"])]
     names = {"eva": eva, "torch": torch, "lr": recipe["lr"], "model": eva.build_network(network)}
     (policy,) = re.findall(r"^policy = .*$", text, re.MULTILINE)
     optimizer = re.findall(r"^(?:groups|optimizer) = .*$", text, re.MULTILINE)
@@ -182,7 +182,7 @@ def test_the_stored_outputs_are_those_of_the_record(run, name, network):
     recipe = RECIPES[network]
     assert record["settings"].items() >= {k: recipe[k] for k in ("epochs", "batch_size", "lr")}.items()
     words = record["history"]["run"]["optimizer"]
-    assert f"weights averaged with {recipe['average']}" in words
+    assert f"weights averaged with {recipe['ema_decay']}" in words
     lowest = float(re.findall(r"'min_lr': ([\d.e-]+)", words)[0])
     assert lowest == pytest.approx(recipe["final"] * recipe["lr"], abs=1e-5)
 

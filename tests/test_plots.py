@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from seaborn.utils import relative_luminance
 
 from eva_utils.cifar10 import CIFAR10_CLASSES
 from eva_utils.history import Evaluation, History
@@ -190,6 +191,19 @@ def test_the_confusion_matrix_shows_counts_and_shares(predictions, shapes):
         plot_confusion(predictions, ("a", "b"))
 
 
+def test_the_numbers_of_a_confusion_matrix_can_be_read_on_any_colour(shapes):
+    wrong = torch.full((60, 10), -9.0)
+    for number, label in enumerate(shapes.labels.tolist()):
+        wrong[number, 0 if number < 6 * label else label] = 9  # each class is taken for the first more often
+    ax = plot_confusion(Predictions(wrong, torch.from_numpy(shapes.labels)), shapes.classes).axes[0]
+    faces, cells = ax.collections[0].get_facecolors(), [text for text in ax.texts if text.get_weight() != "bold"]
+    assert len({text.get_color() for text in cells if text.get_text()}) == 2
+    for text in cells:
+        column, row = (int(place) for place in text.get_position())
+        light, dark = sorted(map(relative_luminance, (faces[10 * row + column], text.get_color())), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2.1
+
+
 def test_a_receptive_field_is_a_square_around_the_centre():
     figure = plot_receptive_field(np.zeros((32, 32)), layer((9, 5)))  # around pixel 8 + 2 * 8 // 2 = 16
     (square,) = figure.axes[0].patches
@@ -207,6 +221,8 @@ def test_heat_maps_lie_over_their_images(shapes, predictions):
     assert np.array_equal(axes[5].images[1].get_array(), pred_maps[1].numpy())
     with pytest.raises(ValueError, match="1 images, 2 and 2 maps"):
         plot_heat_maps(shapes, predictions, [7], true_maps, pred_maps)
+    with pytest.raises(ValueError, match=r"60 predictions of .* 10 images .*: predict the same images"):
+        plot_heat_maps(shapes.subset(np.arange(10)), predictions, [7, 2], true_maps, pred_maps)
 
 
 def test_steps_show_their_seeds_their_mean_and_the_gain():
@@ -236,5 +252,6 @@ def test_networks_stand_at_their_parameters_and_their_names_do_not_overlap():
     points = [ax.transData.transform(point) for networks in NETWORKS.values() for point in networks.values()]
     assert not any(box.contains(*point) for box in boxes for point in points)
     assert all(ax.bbox.x0 <= box.x0 for box in boxes)
-    with pytest.raises(ValueError, match="no network to draw"):
-        plot_accuracy_over_parameters({"ours": {}})
+    for nothing in ({}, {"ours": {}}, NETWORKS | {"peers": {}}):
+        with pytest.raises(ValueError, match="no network to draw, or none in a group"):
+            plot_accuracy_over_parameters(nothing)

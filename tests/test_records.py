@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from eva_utils.transforms import eval_policy
 
 
 def test_a_perfect_run_is_kept_too(shapes, tmp_path):
+    (tmp_path / "misclassified.png").write_text("an older run's")
     history = History()
     history.append(Evaluation(0.0, 1.0), Evaluation(0.0, 1.0), lr=0.1, seconds=3.0, images_per_second=40.0)
     labels = torch.from_numpy(shapes.labels)
@@ -28,6 +30,15 @@ def test_a_perfect_run_is_kept_too(shapes, tmp_path):
     )
     assert record["test_acc"] == 1
     assert not (tmp_path / "misclassified.png").exists()
+
+
+def test_predictions_of_other_images_are_no_record(shapes, tmp_path):
+    labels = torch.from_numpy(shapes.labels)
+    parts = {"network": "dilated_net", "model": build_network("dilated_net"), "train_set": shapes, "history": History()}
+    parts |= {"predictions": Predictions(torch.eye(10)[labels] * 9, labels), "settings": {}}
+    with pytest.raises(ValueError, match=r"60 predictions of ImageSet.* 59 images .*: predict the same images"):
+        save_run(tmp_path / "run", **parts, test_set=shapes.subset(np.arange(59)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_was_interrupted_is_not_kept_as_a_whole_one(shapes, tmp_path):

@@ -49,7 +49,7 @@ def train(path):
     optimizer = torch.optim.SGD(eva.decay_groups(model, 5e-4), lr=0.04, momentum=0.9)
     scheduler = eva.one_cycle(optimizer, 3 * len(train))
     history = eva.fit(model, train, test, epochs=3, optimizer=optimizer, scheduler=scheduler, device="cpu",
-                      average=0.9, checkpoint=path, save_minutes=0, verbose=False)
+                      ema_decay=0.9, checkpoint=path, save_minutes=0, verbose=False)
     logits = eva.predict(model, test).logits
     torch.save({"weights": model.state_dict(), "history": vars(history), "logits": logits}, path + ".part")
     os.replace(path + ".part", path + ".result")  # whole or not there: a kill may come while it is written

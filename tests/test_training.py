@@ -8,11 +8,13 @@ from torch import nn
 from torchvision.transforms import v2
 
 from eva_utils.averaging import MovingAverage
+from eva_utils.distillation import Distillation
 from eva_utils.history import HEADER
 from eva_utils.loaders import make_loader
 from eva_utils.models import NETWORKS, build_network, load_pretrained
 from eva_utils.optimizers import Muon, muon_groups, one_cycle
 from eva_utils.predictions import predict
+from eva_utils.records import save_run
 from eva_utils.runtime import best_precision, seed_everything
 from eva_utils.training import evaluate, fit
 from eva_utils.transforms import course_policy, eval_policy
@@ -176,7 +178,7 @@ def test_averaged_weights_are_tested_and_left_in_the_model(loaders):
     model = build_network("dilated_net")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.04)
     optimizer.register_step_post_hook(lambda *_: after_steps.append(model.layers[0][0].weight.detach().clone()))
-    history = fit(model, *loaders, epochs=2, optimizer=optimizer, average=0.2, verbose=False, device="cpu")
+    history = fit(model, *loaders, epochs=2, optimizer=optimizer, ema_decay=0.2, verbose=False, device="cpu")
     expected = after_steps[0]
     for count, weight in enumerate(after_steps[1:], start=1):
         kept = min(0.2, count / (count + 9))
@@ -185,6 +187,19 @@ def test_averaged_weights_are_tested_and_left_in_the_model(loaders):
     assert not torch.allclose(expected, after_steps[-1], atol=1e-4)
     precision = best_precision(torch.device("cpu"))
     assert evaluate(model, loaders[1], precision=precision).acc == history.test_acc[-1]
+
+
+def test_a_part_that_keeps_more_than_tensors_is_trained_kept_and_written_down(loaders, tmp_path, shapes):
+    seed_everything(2)
+    model = MovingAverage(build_network("dilated_net"), 0.9)  # its state has a number of updates
+    model.module.requires_grad_(True)
+    history = fit(model, *loaders, epochs=1, verbose=False, device="cpu", checkpoint=tmp_path / "checkpoint.pt")
+    parts = {"network": "averaged", "train_set": shapes, "test_set": shapes, "settings": {"epochs": 1}}
+    save_run(tmp_path, model=model, history=history, predictions=predict(model, loaders[1]), **parts)
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert MovingAverage(build_network("dilated_net"), 0.9).load_state_dict(weights).missing_keys == []
+    Distillation(model)(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64))
+    assert "MovingAverage of weights" in repr(Distillation(model))
 
 
 def test_a_long_average_forgets_the_weights_before_the_first_steps():
@@ -199,7 +214,7 @@ def test_a_long_average_forgets_the_weights_before_the_first_steps():
 
 
 def test_a_finished_run_gives_the_averaged_weights_again(loaders, tmp_path):
-    arguments = {"average": 0.7, "verbose": False, "device": "cpu", "checkpoint": tmp_path / "run.pt"}
+    arguments = {"ema_decay": 0.7, "verbose": False, "device": "cpu", "checkpoint": tmp_path / "run.pt"}
     first, history = muon_run(loaders, **arguments)
     second, again = muon_run(loaders, **arguments)
     assert equal(first, second)
@@ -207,7 +222,7 @@ def test_a_finished_run_gives_the_averaged_weights_again(loaders, tmp_path):
     with pytest.raises(
         ValueError, match=r"its optimizer was weights averaged with 0\.7, not weights averaged with 0\.8: "
     ):
-        muon_run(loaders, **{**arguments, "average": 0.8})
+        muon_run(loaders, **{**arguments, "ema_decay": 0.8})
 
 
 def test_deterministic_runs_take_repeatable_algorithms_alone_and_leave_the_settings(loaders):
@@ -230,14 +245,14 @@ def test_a_compiled_network_trains_as_its_program_and_says_so(loaders, tmp_path)
         model = build_network("dilated_net")
         if compiled:
             model.compile(dynamic=False, backend=lambda graph, _: programs.append(graph) or graph)
-        history = fit(model, *loaders, epochs=1, average=0.9, verbose=False, checkpoint=tmp_path / f"{compiled}.pt")
+        history = fit(model, *loaders, epochs=1, ema_decay=0.9, verbose=False, checkpoint=tmp_path / f"{compiled}.pt")
         assert bool(programs) == compiled
         runs.append((model, history))
     assert equal(runs[0][0], runs[1][0])
     assert list(runs[0][0].state_dict()) == list(runs[1][0].state_dict())
     assert runs[1][1].run == runs[0][1].run | {"precision": f"{runs[0][1].run['precision']}, compiled"}
     with pytest.raises(ValueError, match="compiled"):
-        fit(runs[1][0], *loaders, epochs=1, average=0.9, verbose=False, checkpoint=tmp_path / "False.pt")
+        fit(runs[1][0], *loaders, epochs=1, ema_decay=0.9, verbose=False, checkpoint=tmp_path / "False.pt")
 
 
 def test_a_batch_transform_gives_what_is_trained_on(loaders):

@@ -26,10 +26,26 @@ def conv(
     dilation: int = 1,
     padding: int | None = None,
 ) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the size at stride 1 and halves it at stride 2."""
+    """Return a convolution without bias.
+
+    With an odd kernel and no other ``padding`` it keeps the size at stride 1 and halves an even one at stride 2.
+    """
     if padding is None:
         padding = dilation * (kernel_size - 1) // 2
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+
+
+def depthwise(channels: int, *, dilation: int = 1) -> nn.Conv2d:
+    """Return a 3x3 convolution without bias of each channel by itself, which keeps the size."""
+    return nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
+
+
+def gate(channels: int) -> SqueezeExcitation:
+    """Return a squeeze-and-excitation (Hu et al. 2018) with a quarter of the channels between its two layers.
+
+    Each channel is multiplied by a number from 0 to 1, which is computed from the means of all channels.
+    """
+    return SqueezeExcitation(channels, max(1, channels // 4))
 
 
 def start_at_identity(model: nn.Module) -> None:
@@ -90,7 +106,7 @@ def separable_relu_norm(in_channels: int, out_channels: int, *, norm: Norm = nn.
     ``9 * in_channels * out_channels``.
     """
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        depthwise(in_channels),
         conv(in_channels, out_channels, kernel_size=1),
         nn.ReLU(),
         norm(out_channels),
@@ -103,7 +119,7 @@ def separable_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1)
     The stride is the pointwise one's: the same function as with the depthwise one's, and on a CPU the quicker way.
     """
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        depthwise(in_channels),
         conv(in_channels, out_channels, kernel_size=1, stride=stride),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
@@ -139,24 +155,20 @@ class Residual(nn.Module):
 
 
 def residual_convs(channels: int, *, dilation: int = 1) -> Residual:
-    """Return a residual block of two 3x3 convolutions, the second one dilated, and a gate.
-
-    The gate is a squeeze-and-excitation (Hu et al. 2018): each channel is multiplied by a number from 0 to 1 that
-    two small layers compute from the means of all channels.
-    """
+    """Return a residual block of two 3x3 convolutions, the second one dilated, and a :func:`gate`."""
     return Residual(
         conv_norm_relu(channels, channels),
         conv(channels, channels, dilation=dilation),
         nn.BatchNorm2d(channels),
-        SqueezeExcitation(channels, channels // 4),
+        gate(channels),
     )
 
 
 def residual_separable(channels: int) -> Residual:
-    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution and a gate."""
+    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 convolution and a :func:`gate`."""
     return Residual(
-        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        depthwise(channels),
         conv(channels, channels, kernel_size=1),
         nn.BatchNorm2d(channels),
-        SqueezeExcitation(channels, channels // 4),
+        gate(channels),
     )

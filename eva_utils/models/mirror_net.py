@@ -10,9 +10,8 @@ learned. Blocks map (N, in_channels, H, W) to (N, out_channels, H', W'), both ha
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
-from eva_utils.models.blocks import Residual, conv
+from eva_utils.models.blocks import Residual, conv, gate
 
 
 class MirrorConv2d(nn.Conv2d):
@@ -109,7 +108,7 @@ def mirror_convs(channels: int, *, dilation: int = 1) -> Residual:
     return Residual(
         mirror_norm_relu(channels, channels),
         MirrorConv2d(channels, channels, dilation=dilation),
-        BothHalves(nn.BatchNorm2d(half), SqueezeExcitation(half, half // 4)),
+        BothHalves(nn.BatchNorm2d(half), gate(half)),
     )
 
 

@@ -42,10 +42,10 @@ def plot_accuracy_over_parameters(groups: Mapping[str, Mapping[str, tuple[int, f
     """Draw each network's accuracy over its number of parameters, named beside its point, a colour a group.
 
     ``groups`` maps a group's name to networks, each a name with parameters and accuracy (0 to 1). Raises ValueError
-    if there is no network.
+    if there is no group, or one without a network.
     """
-    if not any(groups.values()):
-        raise ValueError("there is no network to draw")
+    if not groups or not all(map(len, groups.values())):
+        raise ValueError("there is no network to draw, or none in a group: leave empty groups out")
     figure, ax = plt.subplots(figsize=(9, 7), layout="constrained")
     labels = []
     for number, (group, networks) in enumerate(groups.items()):
@@ -63,12 +63,12 @@ def plot_accuracy_over_parameters(groups: Mapping[str, Mapping[str, tuple[int, f
 
 
 def _part(figure: Figure, labels: list[Annotation]) -> None:
-    """Put each label, from the lowest up, right or left of its point, or higher, so that it covers nothing."""
+    """Put each label, from the lowest up, right of its point, a little higher or left of it, covering nothing."""
     figure.draw_without_rendering()
     ax = labels[0].axes
     taken = [Bbox.from_bounds(*ax.transData.transform(label.xy), 0, 0).padded(4 * figure.dpi / 72) for label in labels]
     for label in sorted(labels, key=lambda label: label.xy[1]):
-        for x, y in ((side * 8, height) for height in itertools.count(0, 2) for side in (1, -1)):
+        for x, y in ((x, y) for step in itertools.count(0, 2) for x, y in ((8, step), (-8, step - 12)) if y >= 0):
             label.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
             box = label.get_window_extent()
             if box.x0 >= ax.bbox.x0 and not any(box.overlaps(other) for other in taken):

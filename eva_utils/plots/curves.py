@@ -31,13 +31,9 @@ def plot_history(history: History, *, title: str = "") -> Figure:
     ):
         axes.plot(epochs, train, marker=marker, label="train (augmented)")
         axes.plot(epochs, test, marker=marker, label="test")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
         axes.legend()
-    loss_axes.set_title("loss (cross entropy)")
+    _over_epochs(loss_axes, acc_axes)
     acc_axes.set_title(f"accuracy (last test: {history.test_acc[-1]:.2%})")
-    acc_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     figure.suptitle(title)
     return closed(figure)
 
@@ -50,23 +46,27 @@ def plot_histories(histories: Mapping[str, History], *, title: str = "", tested:
     """
     if not histories or not all(map(len, histories.values())):
         raise ValueError("there is no history to draw, or one has no epochs yet")
-    figure, all_axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+    figure, (loss_axes, acc_axes) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     for number, (name, history) in enumerate(histories.items()):
         epochs = np.arange(1, len(history) + 1)
         lines = ((history.train_loss, history.test_loss), (history.train_acc, history.test_acc))
-        for ax, (train, test) in zip(all_axes, lines, strict=True):
+        for ax, (train, test) in zip((loss_axes, acc_axes), lines, strict=True):
             marker = "o" if len(history) == 1 else None
             ax.plot(epochs, train, "--", marker=marker, color=f"C{number}", alpha=0.7, label=f"{name}, train")
             ax.plot(epochs, test, marker=marker, color=f"C{number}", label=f"{name}, {tested}")
-    for ax, what in zip(all_axes, ("loss (cross entropy)", "accuracy"), strict=True):
-        ax.set_title(what)
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(alpha=0.3)
-    all_axes[0].legend()
-    all_axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    _over_epochs(loss_axes, acc_axes)
+    loss_axes.legend()
     figure.suptitle(title)
     return closed(figure)
+
+
+def _over_epochs(loss_axes: Axes, acc_axes: Axes) -> None:
+    """Give both axes their titles, whole epochs, percents and a grid."""
+    for ax, what in ((loss_axes, "loss (cross entropy)"), (acc_axes, "accuracy")):
+        ax.set(title=what, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+    acc_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
 
 
 def plot_lr_range(result: LrRange, *, title: str = "") -> Figure:
@@ -116,6 +116,11 @@ def plot_confusion(predictions: Predictions, classes: tuple[str, ...]) -> Figure
         cbar_kws={"label": "share of the true class", "shrink": 0.8, "format": PercentFormatter(xmax=1)},
         ax=ax,
     )
+    faces = ax.collections[0].get_facecolors()
+    for text in ax.texts:  # seaborn's choice is white on half dark cells
+        column, row = map(int, text.get_position())
+        light = sns.utils.relative_luminance(faces[row * len(counts) + column]) > 0.18
+        text.set_color("black" if light else "white")
     for number, texts in enumerate(labels):
         ax.text(number + 0.5, number + 0.5, texts[number], ha="center", va="center", fontsize=9, weight="bold")
     ax.set(xlabel="predicted class", ylabel="true class")

@@ -12,7 +12,7 @@ from eva_utils.checks import whole_number
 from eva_utils.images import ImageSet
 from eva_utils.loaders import augment
 from eva_utils.plots.figures import closed, image_grid, show_pixels
-from eva_utils.predictions import Predictions
+from eva_utils.predictions import Predictions, check_same_images
 from eva_utils.transforms import CIFAR10_MEAN, CIFAR10_STD, denormalize
 
 
@@ -23,15 +23,7 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
     are of another number of images or classes, or none is wrong.
     """
     count = whole_number("count", count, least=1)
-    if len(predictions) != len(image_set):
-        raise ValueError(f"{len(predictions)} predictions of {image_set}: predict the same images, unshuffled")
-    if predictions.logits.shape[1] != len(image_set.classes):
-        raise ValueError(
-            f"predictions of {predictions.logits.shape[1]} classes, but {image_set}: build the network with "
-            f"num_classes={len(image_set.classes)}"
-        )
-    if not np.array_equal(predictions.labels.numpy(), image_set.labels):
-        raise ValueError(f"the predictions' labels are not those of {image_set}: predict the same images, unshuffled")
+    check_same_images(image_set, predictions)
     indices = predictions.mistakes()[:count].tolist()
     if not indices:
         raise ValueError("no image is predicted wrong: there is nothing to show")
@@ -100,8 +92,9 @@ def plot_heat_maps(
     """Show images, a row each, beside the heat maps of their true and of their predicted class.
 
     ``indices`` are those of N images in the set, the maps (N, H, W), 0 to 1, of the same images, such as
-    :func:`grad_cam` gives. Raises ValueError where the numbers differ.
+    :func:`grad_cam` gives. Raises ValueError where the numbers differ, and for predictions of other images.
     """
+    check_same_images(image_set, predictions)
     if not len(indices) == len(true_maps) == len(pred_maps) or not len(indices):
         raise ValueError(
             f"{len(indices)} images, {len(true_maps)} and {len(pred_maps)} maps: expected the same number, at least 1"
