@@ -40,7 +40,7 @@ def main() -> None:
     for seed in range(args.seeds):
         for name, (fast, precision) in contenders.items():
             prepared = prepare(args.network, *sets, epochs=args.epochs, seed=seed, fast=fast)
-            prepared["average"] = 0.0  # the weights of the last step are compared
+            prepared["ema_decay"] = 0.0  # the weights of the last step are compared
             history = eva.fit(**prepared, precision=precision, verbose=False)
             accuracies[name].append(history.test_acc[-1])
         print(f"seed {seed + 1} of {args.seeds}", file=sys.stderr)

@@ -195,7 +195,12 @@ class _AugmentedImages(Dataset):
     def __init__(self, image_set: ImageSet, transform: A.Compose, seed: int) -> None:
         self.image_set, self.seed = image_set, seed
         self.transform = copy.deepcopy(transform)  # the caller's keeps its own generators
-        made = augment(image_set.images[0], self.transform, key=(seed, 0, 0))
+        try:
+            made = augment(image_set.images[0], self.transform, key=(seed, 0, 0))
+        except ValueError as error:
+            raise ValueError(
+                f"the policy fails on the first image of {image_set} ({error}): is a hole or a crop too large for it?"
+            ) from error
         if not torch.is_tensor(made) or made.dtype != torch.float32 or made.ndim != 3:
             what = f"{made.dtype} {tuple(made.shape)}"
             raise ValueError(f"the policy gives images {what}: end it with A.Normalize and ToTensorV2")

@@ -15,9 +15,9 @@ def coarse_dropout(transform: A.CoarseDropout, size: Size) -> Step:
     if isinstance(transform.fill, str):
         raise NotBatchedError(transform, f"fill={transform.fill!r} is another in each image; name a number")
     for side, length in zip(("height", "width"), size, strict=True):
-        longest = getattr(transform, f"hole_{side}_range")[1]
-        if isinstance(longest, int) and longest > length:
-            raise ValueError(f"a hole's {side} of {longest} pixels, but images of {length}: choose a smaller hole")
+        least = getattr(transform, f"hole_{side}_range")[0]
+        if least > length:
+            raise ValueError(f"a hole's {side} of {least} pixels, but images of {length}: choose a smaller hole")
     fewest, most = transform.num_holes_range
 
     def draw(generator: np.random.Generator, count: int) -> Parameters:
