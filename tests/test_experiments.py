@@ -412,8 +412,9 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
 def test_the_library_trains_our_own_networks_as_their_records_say(experiments, stages, network):
     recipe = RECIPES[network]
     arguments = stages(EXPERIMENTS / "records" / f"{network}_0_test.json")[-1]["arguments"]  # what began it
-    for name in ("epochs", "batch_size", "lr", "warmup", "final", "average"):
-        assert arguments[name] == recipe[name], name
+    names = {name: name for name in ("epochs", "batch_size", "lr", "warmup", "final")} | {"average": "ema_decay"}
+    for asked, name in names.items():
+        assert arguments[asked] == recipe[name], name
     assert bool(arguments["identity"]) == recipe["identity"]
     assert not arguments["teacher"]
     assert str(experiments("probe").policy(argparse.Namespace(**arguments))) == str(recipe["policy"]())
