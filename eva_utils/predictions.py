@@ -92,7 +92,10 @@ class Predictions:
         return torch.bincount(self.labels * classes + self.preds, minlength=classes**2).reshape(classes, classes)
 
     def most_confused(self, count: int = 10) -> list[tuple[int, int, int]]:
-        """Return the pairs (true class, predicted class, images) that are confused most often, the worst first."""
+        """Return the pairs (true class, predicted class, images) that are confused most often, the worst first.
+
+        At most ``count`` of them; raises ValueError unless that is 1 or more.
+        """
         count = whole_number("count", count, least=1)
         counts = self.confusion().fill_diagonal_(0)
         pairs = [(int(counts[true, pred]), int(true), int(pred)) for true, pred in counts.nonzero()]
@@ -100,7 +103,10 @@ class Predictions:
         return [(true, pred, images) for images, true, pred in pairs[:count]]
 
     def calibration(self, bins: int = 15) -> "Calibration":
-        """Compare the probability of the predicted class with how often it is right, in ``bins`` equal bins."""
+        """Compare the probability of the predicted class with how often it is right, in ``bins`` equal bins.
+
+        Raises ValueError unless there is a bin.
+        """
         bins = whole_number("bins", bins, least=1)
         confidence, right = self.probs.amax(dim=1).double(), (self.preds == self.labels).double()
         number = (confidence * bins).long().clamp(max=bins - 1)

@@ -41,7 +41,7 @@ def run_mode() -> Mode:
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators with ``seed`` (0 to 2**32 - 1).
 
-    This fixes the initial weights. Loaders take a seed of their own.
+    This fixes the initial weights. Loaders take a seed of their own. Raises ValueError for another seed.
     """
     seed = whole_number("seed", seed, least=0, most=2**32 - 1)
     random.seed(seed)

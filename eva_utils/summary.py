@@ -19,7 +19,8 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32), *,
     eval mode, so that the model, its mode, its BatchNorm statistics, its hooks and the random state stay as they were,
     on whatever device it is, also if the forward pass fails. As in torchsummary, layers stand in the order in
     which they ran and sequences have no row. ``receptive_field=True`` adds a column with each row's receptive field
-    in pixels, as :func:`receptive_field` computes it.
+    in pixels, as :func:`receptive_field` computes it, and raises its errors. Raises ValueError for a model on the meta
+    device or compiled by torch.jit.
     """
     clone = copy_of(model)
     table = io.StringIO()

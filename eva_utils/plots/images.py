@@ -41,7 +41,7 @@ def plot_mistakes(image_set: ImageSet, predictions: Predictions, *, count: int =
 
 
 def plot_samples(image_set: ImageSet, *, per_class: int = 10) -> Figure:
-    """Show the first images of each class, a row a class."""
+    """Show the first images of each class, a row a class. Raises ValueError for a class without images."""
     per_class = whole_number("per_class", per_class, least=1)
     rows = [np.flatnonzero(image_set.labels == label) for label in range(len(image_set.classes))]
     per_class = min(per_class, *(len(row) for row in rows))
