@@ -36,8 +36,10 @@ def main() -> None:
         intervals = [(kernel.time_range.start, kernel.time_range.end) for kernel in kernels]
         share = busy_share(intervals) if kernels else None
         averages = trace.key_averages()
-        times = {row.key: row.self_device_time_total for row in on_gpu(averages)} if kernels else {}
-        times = times or {row.key: row.self_cpu_time_total for row in averages}
+        if kernels:
+            times = {row.key: row.self_device_time_total for row in on_gpu(averages)}
+        else:
+            times = {row.key: row.self_cpu_time_total for row in averages}
         longest = sorted(times, key=times.get, reverse=True)[:TOP]
         shares = {name: times[name] / sum(times.values()) for name in longest}
         title = f"{network} on {device.type}" + (f": the GPU computes {share:.0%} of the time" if share else "")

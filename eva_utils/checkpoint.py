@@ -24,8 +24,8 @@ DEAD_AFTER = 60.0  # seconds after which a file that is still being written woul
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = False) -> None:
     """Write ``state`` (tensors, numbers, strings, and lists and dicts of them, NumPy's too) to ``path``.
 
-    It is written as :func:`written_whole` does; with ``keep`` the file that was there before stays as
-    :func:`previous_checkpoint`. Raises OSError where it cannot be written, for instance for want of space.
+    It is written as :func:`written_whole` does, and kept so. Raises OSError where it cannot be written, for instance
+    for want of space.
     """
     with written_whole(path, keep=keep) as file:
         _write(_readable(state), file)
@@ -41,7 +41,8 @@ def save_json(path: str | Path, value: Any) -> None:
 def written_whole(path: str | Path, *, keep: bool = False) -> Iterator[BinaryIO]:
     """Give a file to write to, which takes the place of ``path`` once all of it is on the disk.
 
-    A cut at any moment leaves a whole file, the old one or the new one, and an error leaves the old one.
+    A cut at any moment leaves a whole file, the old one or the new one, and an error leaves the old one; with ``keep``
+    the old one stays as :func:`previous_checkpoint` afterwards.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -67,8 +67,9 @@ class EpochSoFar:
 
         The step's own loss is still finite then. This waits for the device.
         """
-        values = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
-        if values and not torch.stack([value.isfinite().all() for value in values]).all():
+        kept = filter(torch.is_tensor, model.state_dict().values())  # masks that are no part of it may hold infinities
+        finite = [value.isfinite().all() for value in kept if value.is_floating_point()]
+        if finite and not torch.stack(finite).all():
             raise FloatingPointError(
                 f"the weights are not finite after step {self.steps:,} of epoch {epoch}, at learning rate "
                 f"{self.lr:.2e}: {REMEDY}"

@@ -76,8 +76,8 @@ def load_images(
     :func:`eva_utils.folders.load_folder`) or a folder that holds CIFAR-10's own ``cifar-10-batches-py``. ``None``
     means what EVA_DATA names, else ``"cifar10"``; in smoke and demo runs it means ``"shapes"``.
 
-    ``name`` labels results on the images (default: EVA_DATA_NAME if EVA_DATA named a folder, else "CIFAR-10", "shapes"
-    or the folder's own name). ``verbose`` shows how far a download or the decoding of a folder is. Raises
+    ``name`` labels results on the images (default: "CIFAR-10", "shapes", or of class folders EVA_DATA_NAME if EVA_DATA
+    named them, else their folder's name). ``verbose`` shows how far a download or the decoding of a folder is. Raises
     FileNotFoundError, ValueError or ConnectionError, each saying what is wrong and what to do.
     """
     named = ""
@@ -85,8 +85,6 @@ def load_images(
         source = "shapes"
     elif source is None:
         source, named = os.environ.get("EVA_DATA") or "cifar10", ", which EVA_DATA names"
-        if os.environ.get("EVA_DATA"):
-            name = name or os.environ.get("EVA_DATA_NAME")
     if source == "shapes":
         return _load_shapes(name or "shapes")
     if source == "cifar10":
@@ -103,7 +101,8 @@ def load_images(
     if (folder / CIFAR10_FOLDER).is_dir():
         return _sets(read_cifar10(folder), CIFAR10_CLASSES, name or "CIFAR-10")
     splits, classes = load_folder(folder, cache=cache_folder(), verbose=verbose)
-    return _sets(splits, classes, name or folder.resolve().name)
+    given = os.environ.get("EVA_DATA_NAME") if named else None
+    return _sets(splits, classes, name or given or folder.resolve().name)
 
 
 def cache_folder() -> Path:

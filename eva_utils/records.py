@@ -1,5 +1,6 @@
 """What a training leaves on disk: its record, its weights and its figures."""
 
+import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from eva_utils.images import ImageSet
 from eva_utils.predictions import Predictions, check_same_images
 from eva_utils.runtime import device_of, usable_cores
 
+RECORD = "record.json"
 FIGURES = ("accuracy_loss.png", "misclassified.png")
 
 
@@ -36,8 +38,9 @@ def save_run(
     ``predictions`` are the trained model's of ``test_set``; ``settings`` (epochs, batch size, lr, seed, recipe in
     words) must be what JSON can hold. The weights are a state dict on the CPU, for
     ``torch.load(path, weights_only=True)``. Where no image is predicted wrong there is no ``misclassified.png``, and an
-    older one is deleted. The record is written last. Raises ValueError, before anything is written, where the history
-    has fewer epochs than ``settings`` say, as one that was interrupted does, and for predictions of other images.
+    older one is deleted. The record is written last: where there is one, the rest is whole and belongs to it. Before
+    anything is written, raises ValueError where the history has fewer epochs than ``settings`` say, as one that was
+    interrupted does, and for predictions of other images, and TypeError for settings that JSON cannot hold.
     """
     from eva_utils.plots import plot_history, plot_mistakes  # here, as matplotlib takes long to import
 
@@ -65,6 +68,8 @@ def save_run(
         },
         "history": asdict(history),
     }
+    json.dumps(record)
+    (folder / RECORD).unlink(missing_ok=True)
     state = model.state_dict()
     weights = {name: value.cpu().contiguous() if torch.is_tensor(value) else value for name, value in state.items()}
     save_checkpoint(folder / "weights.pt", weights)
@@ -74,7 +79,7 @@ def save_run(
         plot_mistakes(test_set, predictions, title=title).savefig(folder / FIGURES[1], dpi=100)
     else:
         (folder / FIGURES[1]).unlink(missing_ok=True)
-    save_json(folder / "record.json", record)
+    save_json(folder / RECORD, record)
     return record
 
 

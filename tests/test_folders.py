@@ -44,7 +44,8 @@ def test_a_name_for_the_results_can_be_given(pets, monkeypatch):
     assert load_images(pets)[0].name == "pets"
     for source in (pets, "shapes"):
         assert load_images(source, name="given")[0].name == "given"
-    assert load_images("shapes")[0].name == "shapes"
+    monkeypatch.setenv("EVA_DATA", "shapes")  # which EVA_DATA_NAME was not meant for
+    assert load_images()[0].name == load_images("shapes")[0].name == "shapes"
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(pets, tmp_path, monkeypatch):

@@ -198,6 +198,10 @@ def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
 def test_a_folder_of_cifar10s_own_files_is_read_without_download(small_cifar10, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "file:///nowhere")
     assert len(load_images(small_cifar10.parent)[0]) == 50
+    monkeypatch.setenv("EVA_DATA", str(small_cifar10.parent))
+    monkeypatch.setenv("EVA_DATA_NAME", "CIFAR-10, JPEG q75")  # of a folder that was named before
+    assert load_images()[0].name == "CIFAR-10"
+    assert load_images(name="a copy")[0].name == "a copy"
 
 
 def test_damaged_cifar10_files_are_refused(small_cifar10):

@@ -1,8 +1,11 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from eva_utils.history import Evaluation, History
@@ -48,6 +51,27 @@ def test_a_run_that_was_interrupted_is_not_kept_as_a_whole_one(shapes, tmp_path)
     with pytest.raises(ValueError, match="the history has 0 of 2 epochs: let fit go on to the last"):
         save_run(tmp_path / "run", **parts, settings={"epochs": 2})
     assert not (tmp_path / "run").exists()
+
+
+def disk_is_full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_record_is_there_only_where_the_rest_belongs_to_it(shapes, tmp_path, monkeypatch):
+    labels, history = torch.from_numpy(shapes.labels), History()
+    history.append(Evaluation(2.0, 0.1), Evaluation(1.5, 0.2), lr=0.1, seconds=3.0, images_per_second=40.0)
+    parts = {"network": "dilated_net", "model": build_network("dilated_net"), "train_set": shapes, "test_set": shapes}
+    parts |= {"history": history, "predictions": Predictions(torch.randn(60, 10), labels)}
+    save_run(tmp_path, **parts, settings={})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_run(tmp_path, **parts, settings={"out": tmp_path})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.setattr(Figure, "savefig", disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_run(tmp_path, **parts | {"model": build_network("dilated_net")}, settings={})
+    assert not (tmp_path / "record.json").exists()
+    assert (tmp_path / "weights.pt").read_bytes() != before[tmp_path / "weights.pt"]
 
 
 def test_a_run_is_kept_whole(shapes, tmp_path):

@@ -189,6 +189,12 @@ def test_averaged_weights_are_tested_and_left_in_the_model(loaders):
     assert evaluate(model, loaders[1], precision=precision).acc == history.test_acc[-1]
 
 
+def test_a_mask_of_infinities_that_is_not_kept_is_no_broken_weight(loaders):
+    model = build_network("dilated_net")
+    model.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1), persistent=False)
+    assert len(fit(model, *loaders, epochs=1, verbose=False, device="cpu")) == 1
+
+
 def test_a_part_that_keeps_more_than_tensors_is_trained_kept_and_written_down(loaders, tmp_path, shapes):
     seed_everything(2)
     model = MovingAverage(build_network("dilated_net"), 0.9)  # its state has a number of updates
