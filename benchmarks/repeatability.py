@@ -12,6 +12,7 @@ import torch
 
 import eva_utils as eva
 from eva_utils.recipes import prepare
+from eva_utils.runtime import prepare_determinism
 
 
 def main() -> None:
@@ -20,10 +21,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--count", type=int, help="training images, and test images; default: all")
     args = parser.parse_args()
+    prepare_determinism(eva.best_device())  # at once: the fast loader starts CUDA, before fit could tell cuBLAS
     sets = eva.load_images(args.images)
     if args.count is not None:
         sets = tuple(images.subset(range(min(args.count, len(images)))) for images in sets)
-    # first, because cuBLAS must be told before CUDA starts
     ways = {"deterministic": True, "as it comes": False}
     rows, measured = [], {}
     for network in eva.NETWORKS:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch import nn
 
 from eva_utils.checks import instance
 
@@ -29,6 +30,13 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: bool = Fal
     """
     with written_whole(path, keep=keep) as file:
         _write(_readable(state), file)
+
+
+def save_weights(path: str | Path, model: nn.Module) -> None:
+    """Write the model's state dict, as :func:`written_whole` does, to be loaded on a machine without its device."""
+    state = model.state_dict()
+    on_cpu = {name: value.cpu().contiguous() if torch.is_tensor(value) else value for name, value in state.items()}
+    save_checkpoint(path, on_cpu)
 
 
 def save_json(path: str | Path, value: Any) -> None:

@@ -152,6 +152,11 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, order = self.sampler.next_pass()
         drawn = self._policy.draw(len(self.dataset), seed=self.sampler.seed, epoch=epoch)
+        for _, images, labels in self._batches(order, drawn):
+            yield images, labels
+
+    def _batches(self, order: np.ndarray, drawn: list[Parameters]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Give the samples of each batch (B,), their images and their labels, all on the device."""
         # with one batch at a time a GPU would mostly wait for the next call, while a CPU's cache holds just one
         chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         chunk = max(1, chunk // self.batch_size) * self.batch_size
@@ -159,13 +164,14 @@ class DeviceLoader:
             batches = range(first, min(first + chunk, len(order)), self.batch_size)
             shares = [order[start : start + self.batch_size][self.shard[0] :: self.shard[1]] for start in batches]
             sizes = [len(share) for share in shares]
-            images, labels = self._batch(np.concatenate(shares), drawn)
-            yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+            samples = np.concatenate(shares)
+            rows = torch.from_numpy(samples).to(self.device, non_blocking=True)
+            images, labels = self._batch(rows, samples, drawn)
+            yield from zip(rows.split(sizes), images.split(sizes), labels.split(sizes), strict=True)
 
-    def _batch(self, samples: np.ndarray, drawn: list[Parameters]) -> tuple[Tensor, Tensor]:
+    def _batch(self, rows: Tensor, samples: np.ndarray, drawn: list[Parameters]) -> tuple[Tensor, Tensor]:
         if not len(samples):  # the last batch may be smaller than there are processes
             return torch.zeros(0, 3, *self._policy.size, device=self.device), self._labels[:0]
-        rows = torch.from_numpy(samples).to(self.device)
         images = self._policy(self._images.index_select(0, rows), drawn, samples)
         return images, self._labels.index_select(0, rows)
 

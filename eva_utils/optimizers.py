@@ -1,5 +1,6 @@
 """Parameter groups, and an optimizer that torch has for matrices only."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -90,42 +91,54 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    if p not in self.state:
-                        self.state[p]["momentum"] = torch.zeros_like(p)
-                    update = _orthogonal_step if group["orthogonal"] else _sgd_step
-                    update(p, self.state[p]["momentum"], group)
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if p not in self.state:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum"] for p in params]
+            update = _orthogonal_step if group["orthogonal"] else _sgd_step
+            if params:
+                update(params, [p.grad for p in params], buffers, group)
         return loss
 
 
-def _orthogonal_step(p: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
-    buffer.lerp_(p.grad, 1 - group["momentum"])
-    direction = orthogonalize(p.grad.lerp(buffer, group["momentum"]).flatten(1))  # Nesterov
-    rows, columns = direction.shape
-    p.mul_(1 - group["lr"] * group["weight_decay"])
-    p.add_(direction.reshape(p.shape), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+def _orthogonal_step(params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], group: dict[str, Any]) -> None:
+    torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+    alike = defaultdict(list)  # matrices of one shape are orthogonalised at once: a GPU waits for calls
+    for p, direction in zip(params, torch._foreach_lerp(grads, buffers, group["momentum"]), strict=True):  # Nesterov
+        matrix = direction.flatten(1)
+        alike[matrix.shape].append((p, matrix))
+    for (rows, columns), pairs in alike.items():
+        orthogonal = orthogonalize(torch.stack([matrix for _, matrix in pairs]))
+        for (p, _), direction in zip(pairs, orthogonal, strict=True):
+            p.add_(direction.reshape(p.shape), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
-def _sgd_step(p: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
-    gradient = p.grad.add(p, alpha=group["weight_decay"])
-    buffer.mul_(group["momentum"]).add_(gradient)
-    p.add_(gradient.add(buffer, alpha=group["momentum"]), alpha=-group["lr"])
+def _sgd_step(params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], group: dict[str, Any]) -> None:
+    gradients = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+    torch._foreach_mul_(buffers, group["momentum"])
+    torch._foreach_add_(buffers, gradients)
+    torch._foreach_add_(gradients, buffers, alpha=group["momentum"])
+    torch._foreach_add_(params, gradients, alpha=-group["lr"])
 
 
 def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
     """Return about the nearest matrix of the same shape (M, N) whose singular values are all alike.
 
     Newton-Schulz iteration with the coefficients of Jordan et al. 2024: after 5 steps the singular values
-    lie within about 0.7 to 1.2, save those that were next to 0. The zero matrix stays zero.
+    lie within about 0.7 to 1.2, save those that were next to 0. The zero matrix stays zero. Several matrices (B, M, N)
+    are taken one by one.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+    x = wide.reshape(-1, *wide.shape[-2:])
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T  # (M, M), M the smaller side
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide is matrix else x.T
+        gram = x @ x.mT  # (B, M, M), M the smaller side
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.reshape(wide.shape)
+    return x if wide is matrix else x.mT
 
 
 def one_cycle(

@@ -28,7 +28,8 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 # Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
 # as a share of the highest, decay of the weights' average, optimizer and augmentation; those of the published networks
-# are their notebooks'. Our own networks learned from teachers afterwards: see experiments/lessons.md.
+# are their notebooks'. Those of our own networks are by labels; the weights of the library were taught, the residual
+# nets' after their labels, the mirror nets' from the beginning: see experiments/lessons.md.
 OWN = {
     "identity": True,
     "epochs": 120,
@@ -39,6 +40,12 @@ OWN = {
     "ema_decay": 0.998,
     "optimizer": muon,
     "policy": lambda: course_policy(affine=0.5, dropout=0.5, grey=0.05),
+}
+MIRROR = OWN | {
+    "identity": False,
+    "epochs": 32,
+    "final": 0.05,
+    "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
 }
 RECIPES = {
     "dilated_net": {
@@ -65,13 +72,8 @@ RECIPES = {
     },
     "small_residual_net": OWN,
     "residual_net": OWN | {"epochs": 90, "final": 0.05},
-    "small_mirror_net": OWN
-    | {
-        "identity": False,
-        "epochs": 32,
-        "final": 0.05,
-        "policy": lambda: course_policy(affine=0.5, dropout=0.3, grey=0.05),
-    },
+    "small_mirror_net": MIRROR,
+    "mirror_net": MIRROR,
 }
 
 

@@ -12,11 +12,11 @@ import torch
 import torchvision
 from torch import nn
 
-from eva_utils.checkpoint import save_checkpoint, save_json
+from eva_utils.checkpoint import save_json, save_weights
 from eva_utils.history import History
 from eva_utils.images import ImageSet
 from eva_utils.predictions import Predictions, check_same_images
-from eva_utils.runtime import device_of, usable_cores
+from eva_utils.runtime import device_name, device_of
 
 RECORD = "record.json"
 FIGURES = ("accuracy_loss.png", "misclassified.png")
@@ -58,7 +58,7 @@ def save_run(
         "test_loss": predictions.loss,
         "settings": settings,
         "seconds": sum(history.seconds),
-        "device": _device_name(device_of(model)),
+        "device": device_name(device_of(model)),
         "versions": {
             "python": platform.python_version(),
             "albumentations": albumentations.__version__,
@@ -70,9 +70,7 @@ def save_run(
     }
     json.dumps(record)
     (folder / RECORD).unlink(missing_ok=True)
-    state = model.state_dict()
-    weights = {name: value.cpu().contiguous() if torch.is_tensor(value) else value for name, value in state.items()}
-    save_checkpoint(folder / "weights.pt", weights)
+    save_weights(folder / "weights.pt", model)
     title = f"{network} on {test_set.name}"
     plot_history(history, title=title).savefig(folder / FIGURES[0], dpi=100)
     if predictions.accuracy < 1:
@@ -81,10 +79,3 @@ def save_run(
         (folder / FIGURES[1]).unlink(missing_ok=True)
     save_json(folder / RECORD, record)
     return record
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cores = usable_cores()
-    return f"{device.type}, {cores} core{'s' if cores > 1 else ''}"

@@ -65,6 +65,14 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """Return the device as records name it: a CUDA device's product name, or the type and the number of CPU cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = usable_cores()
+    return f"{device.type}, {cores} core{'s' if cores > 1 else ''}"
+
+
 def describe_device(device: torch.device) -> str:
     """Return the device in words; loudly if it is the CPU, where a full training takes long."""
     if device.type == "cuda":

@@ -48,6 +48,7 @@ def train_step(
     if batch_transform is not None and len(labels):
         with autocast(device, precision):  # one of its own, whose cache of weights does not reach the model's
             images, targets = _images_and_targets(batch_transform(images, targets), labels)
+    optimizer.zero_grad()
     with autocast(device, precision):
         logits = model(images)
         check_logits(logits, labels, classes)
@@ -55,7 +56,6 @@ def train_step(
         loss = loss_fn(logits.float(), targets) if len(labels) else logits.float().sum()
     if loss.ndim:
         raise ValueError(f"loss_fn gives a tensor {tuple(loss.shape)}: expected one number, the mean over the batch")
-    optimizer.zero_grad()
     scaler.scale(loss * weight).backward()
     lr = float(optimizer.param_groups[0]["lr"])
     scaler.step(optimizer)

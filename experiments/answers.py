@@ -68,13 +68,11 @@ class Taught(DeviceLoader):
         """Give the batches of the next pass; ``logits`` are the teacher's of the batch that was given last."""
         epoch, order = self.sampler.next_pass()
         number = epoch % self.copies
-        answers = self.answers(number)
+        answers = torch.from_numpy(self.answers(number)).to(self.device)
         drawn = self._policy.draw(len(self.dataset), seed=DRAWS, epoch=number)
         mirrored = self.mirror and epoch // self.copies % 2 == 1
-        for first in range(0, len(order), self.batch_size):
-            samples = order[first : first + self.batch_size]
-            self.logits = torch.from_numpy(answers[samples]).to(self.device).float()
-            images, labels = self._batch(samples, drawn)
+        for samples, images, labels in self._batches(order, drawn):
+            self.logits = answers.index_select(0, samples).float()
             yield (images.flip(3) if mirrored else images), labels
 
     def answers(self, number: int) -> np.ndarray:
@@ -91,11 +89,10 @@ class Taught(DeviceLoader):
     def _ask(self, number: int) -> np.ndarray:
         drawn = self._policy.draw(len(self.dataset), seed=DRAWS, epoch=number)
         logits = []
-        for samples in np.split(np.arange(len(self.dataset)), range(500, len(self.dataset), 500)):
-            images, _ = self._batch(samples, drawn)
+        for _, images, _ in self._batches(np.arange(len(self.dataset)), drawn):
             with autocast(self.device, best_precision(self.device)):
-                logits.append(self.teacher(images.contiguous(memory_format=torch.channels_last)).half().cpu())
-        return torch.cat(logits).numpy()
+                logits.append(self.teacher(images.contiguous(memory_format=torch.channels_last)).half())
+        return torch.cat(logits).cpu().numpy()
 
 
 class Answered(eva.Distillation):

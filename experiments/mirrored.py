@@ -36,7 +36,7 @@ def main() -> None:
             parser.error(f"{path} was tested on other images than {images!r}: name them by EVA_DATA")
         network = probe.load(path, len(images.classes)).to(eva.best_device(), memory_format=torch.channels_last)
         record = {"network": before["arguments"]["network"], "tested on": f"{images!r}, checksum {images.checksum}"}
-        loader = eva.make_loader(images, eva.eval_policy(), batch_size=500, fast=True)
+        loader = eva.make_loader(images, eva.eval_policy(), batch_size=100, fast=True)
         for name, model in (("alone", network), ("mirrored", eva.Mirrored(network))):
             loss, acc = eva.evaluate(model, loader)
             record[name] = {"loss": loss, "acc": acc}

@@ -41,15 +41,18 @@ OTHERS = {  # which their docstrings say
     "dilated_residual_net": 191_264,
     "narrow_mirror_net": 95_406,
     "wide_residual_net": 191_406,
-    "mirror_net": 193_632,
     "small_teacher": 1_123_586,
     "teacher": 1_973_186,
     "large_teacher": 3_151_810,
+    "residual_teacher": 7_495_114,
 }
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
 MIRRORED = sorted((EXPERIMENTS / "records" / "mirrored").glob("*.json"))
 MIRRORED_TOO = {  # notebook 08 tells what these reach with the mirror image
-    "dilated_net_taught_140_epochs_test",
+    *(
+        f"{name}_0_test"
+        for name in ("dilated_net_36_epochs", "dilated_net_116_epochs", "dilated_separable_net_106_epochs")
+    ),
     *(f"{name}_test" for name in ("small_residual_net_120_epochs", "small_residual_net_0")),
     *(f"{name}_test" for name in ("residual_net_90_epochs", "residual_net_0")),
 }
@@ -408,10 +411,16 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
     assert mirror(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("network", ["small_residual_net", "residual_net", "small_mirror_net"])
-def test_the_library_trains_our_own_networks_as_their_records_say(experiments, stages, network):
+@pytest.mark.parametrize(
+    ("network", "record"),
+    [
+        *(("small_residual_net", "small_residual_net_0_test"), ("residual_net", "residual_net_0_test")),
+        ("small_mirror_net", "small_mirror_net_84_epochs_test"),
+    ],
+)
+def test_the_library_trains_our_own_networks_as_their_records_say(experiments, stages, network, record):
     recipe = RECIPES[network]
-    arguments = stages(EXPERIMENTS / "records" / f"{network}_0_test.json")[-1]["arguments"]  # what began it
+    arguments = stages(EXPERIMENTS / "records" / f"{record}.json")[-1]["arguments"]  # what began it
     names = {name: name for name in ("epochs", "batch_size", "lr", "warmup", "final")} | {"average": "ema_decay"}
     for asked, name in names.items():
         assert arguments[asked] == recipe[name], name
@@ -426,12 +435,16 @@ def test_the_library_trains_our_own_networks_as_their_records_say(experiments, s
 def test_the_pages_say_what_the_final_runs_reached():
     page, lessons = (path.read_text(encoding="utf-8") for path in (EXPERIMENTS / "README.md", LESSONS))
     own = [
-        path.stem for path in RECORDS if re.fullmatch(r"(small_)?(residual|mirror)_net_(0|\d+_epochs)_test", path.stem)
+        path.stem for path in RECORDS if re.fullmatch(r"(small_)?(residual|mirror)_net_(\d|\d+_epochs)_test", path.stem)
     ]
-    assert len(own) == 7
+    assert len(own) == 13
     taught = [path.stem for path in RECORDS if "_taught_" in path.stem and path.stem.endswith("_test")]
     assert len(taught) >= 5
-    for name in (*own, "large_teacher_18", *taught):
+    published = [
+        path.stem for path in RECORDS if re.fullmatch(r"dilated(_separable)?_net_\d+_epochs_\d_test", path.stem)
+    ]
+    assert len(published) == 9
+    for name in (*own, "large_teacher_18", "residual_teacher_0", *taught, *published):
         record = json.loads((EXPERIMENTS / "records" / f"{name}.json").read_text(encoding="utf-8"))
         assert f"{record['test_acc']:.2%}" in lessons, name
         assert name not in SHIPPED or f"{record['test_acc']:.2%}" in page, name
@@ -580,20 +593,23 @@ def test_the_weights_do_what_their_record_says(experiments, real_images, path):
     train_set, test_set = real_images
     if record["arguments"]["hold_out"]:
         _, test_set = eva.hold_out(train_set, record["arguments"]["hold_out"])
-    if not record["history"]["run"]["test images"].endswith(f"checksum {test_set.checksum}"):
+    images = f"checksum {test_set.checksum}"
+    if not record["history"]["run"]["test images"].endswith(images):
         pytest.skip("the record is of other images")
-    shipped = SHIPPED.get(path.stem)
+    shipped, near = SHIPPED.get(path.stem), 0.0005
+    if not shipped:  # all images would take minutes: enough to tell whose weights these are
+        test_set, near = test_set.subset(np.random.default_rng(0).permutation(len(test_set))[:2000]), 0.02
     model = eva.load_pretrained(shipped) if shipped else experiments("probe").load(path, len(test_set.classes))
     model.to(memory_format=torch.channels_last)
     loader = eva.make_loader(test_set, eva.eval_policy(), batch_size=100, fast=True)
     if path.stem not in MIRRORED_TOO:
-        assert eva.evaluate(model, loader).acc == pytest.approx(record["test_acc"], abs=0.0005)
+        assert eva.evaluate(model, loader).acc == pytest.approx(record["test_acc"], abs=near)
         return
     alone, both = both_ways(model, loader)
     mirrored = json.loads((EXPERIMENTS / "records" / "mirrored" / path.name).read_text(encoding="utf-8"))
-    assert mirrored["tested on"].endswith(f"checksum {test_set.checksum}")
-    assert alone.accuracy == pytest.approx(record["test_acc"], abs=0.0005)
-    assert both.accuracy == pytest.approx(mirrored["mirrored"]["acc"], abs=0.0005)
+    assert mirrored["tested on"].endswith(images)
+    assert alone.accuracy == pytest.approx(record["test_acc"], abs=near)
+    assert both.accuracy == pytest.approx(mirrored["mirrored"]["acc"], abs=near)
 
 
 def both_ways(network, loader):

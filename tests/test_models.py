@@ -20,6 +20,7 @@ PARAMETERS = {
     "small_residual_net": 95_092,
     "residual_net": 191_264,
     "small_mirror_net": 95_055,
+    "mirror_net": 193_632,
 }
 MULTIPLY_ADDS = {
     "dilated_net": 11.2e6,
@@ -27,6 +28,7 @@ MULTIPLY_ADDS = {
     "small_residual_net": 18.2e6,
     "residual_net": 29.7e6,
     "small_mirror_net": 40.4e6,
+    "mirror_net": 57.1e6,
 }
 RECEPTIVE_FIELD = {  # height and width
     "dilated_net": (115, 115),
@@ -34,6 +36,7 @@ RECEPTIVE_FIELD = {  # height and width
     "small_residual_net": (69, 69),
     "residual_net": (49, 49),
     "small_mirror_net": (69, 72),
+    "mirror_net": (97, 100),
 }
 
 

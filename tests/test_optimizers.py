@@ -57,6 +57,9 @@ def test_orthogonalize_levels_the_singular_values(shape):
     assert torch.linalg.svdvals(result).min() > 0.3
     assert torch.linalg.svdvals(result).max() < 1.3
     assert orthogonalize(torch.zeros(shape)).abs().max() == 0
+    several = torch.stack([matrix, 3 * matrix.flip(0), torch.zeros(shape)])
+    for one, of_several in zip(several, orthogonalize(several), strict=True):
+        torch.testing.assert_close(of_several, orthogonalize(one))
 
 
 def test_muon_on_matrices_equals_torchs_own():

@@ -60,7 +60,7 @@ def probed_row(name, stages):
         f"{statistics.mean(accuracies):.2%}{deviation}",
         learned,
         "CIFAR-10, JPEG q75",
-        f"cpu, {minutes:.0f} minutes",
+        f"{trainings[0][-1].get('device', 'cpu')}, {minutes:.0f} minutes",
     )
     return f"| {' | '.join(cells)} |"
 

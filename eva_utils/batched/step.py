@@ -45,4 +45,4 @@ class Step:
 def filled(images: Tensor, fill: Any) -> Tensor:
     """Return ``fill``, a number or one a channel, as a tensor (C, 1, 1) of the images' type."""
     values = torch.as_tensor(fill, dtype=torch.float64).expand(images.shape[1])
-    return values.to(images.dtype).to(images.device)[:, None, None]
+    return values.to(images.dtype).to(images.device, non_blocking=True)[:, None, None]
