@@ -122,11 +122,10 @@ def test_stride_replaced_with_dilation_leaves_weights_and_receptive_field(networ
     ("name", "tier", "field", "multiply_adds"),
     [
         ("narrow_mirror_net", "bonus", (77, 80), 34e6),
-        ("mirror_net", "standard", (97, 100), 57e6),
         ("wide_residual_net", "standard", (69, 69), 40.4e6),
     ],
 )
-def test_the_mirror_nets_and_their_rival_meet_the_clauses(networks, name, tier, field, multiply_adds):
+def test_a_mirror_net_and_a_rival_meet_the_clauses(networks, name, tier, field, multiply_adds):
     model = networks.NETWORKS[name]().eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 32, 32))
@@ -447,7 +446,10 @@ def test_the_pages_say_what_the_final_runs_reached():
     for name in (*own, "large_teacher_18", "residual_teacher_0", *taught, *published):
         record = json.loads((EXPERIMENTS / "records" / f"{name}.json").read_text(encoding="utf-8"))
         assert f"{record['test_acc']:.2%}" in lessons, name
-        assert name not in SHIPPED or f"{record['test_acc']:.2%}" in page, name
+        if name in SHIPPED:
+            seeds = [path for path in RECORDS if re.fullmatch(rf"{SHIPPED[name]}_\d_test", path.stem)]
+            mean = statistics.mean(json.loads(path.read_text(encoding="utf-8"))["test_acc"] for path in seeds)
+            assert f"{mean:.2%}" in page, name
 
 
 def test_the_lessons_say_what_the_mirror_image_brings():
