@@ -2,6 +2,7 @@
 
     python experiments/ingredients.py --seeds 0 1 2        # trains what has no record yet, then prints the tables
     python experiments/ingredients.py --only "no gates"    # one of them, seed 0
+    python experiments/ingredients.py --seeds 0 1 2 --at-once 14 --compile reduce-overhead   # on a GPU with 16 cores
 
 Each run is one of probe.py, 12 epochs tested on 5,000 held-back training images, and leaves its record in
 records/ingredients. What takes long to pay, such as a stronger policy, is underrated by so few epochs.
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -71,12 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--only", choices=RUNS, nargs="+", default=list(RUNS), help="default: all")
-    parser.add_argument("--compile", action="store_true", help="have torch compile the networks")
+    parser.add_argument("--compile", nargs="?", const="default", metavar="MODE", help="have torch compile the networks")
+    parser.add_argument("--at-once", type=int, default=1, help="runs beside one another; default: 1")
     args = parser.parse_args()
-    for seed in args.seeds:
-        for name in args.only:
-            if not path(name, seed).exists():
-                train(name, seed, *(["--compile"] if args.compile else []))
+    missing = [(name, seed) for seed in args.seeds for name in args.only if not path(name, seed).exists()]
+    train_all(missing, *(["--compile", args.compile] if args.compile else []), at_once=args.at_once)
     print(table(VARIANTS), table(PEERS), sep="\n\n")
 
 
@@ -85,15 +86,28 @@ def path(name: str, seed: int | str) -> Path:
     return RECORDS / f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_{seed}.json"
 
 
-def train(name: str, seed: int, *more: str) -> None:
-    """Run the probe of that name, with more arguments where given; one that was cut goes on."""
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed)), *more]
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # the probe is interrupted too, and saves before it ends
+def train_all(runs: list[tuple[str, int]], *more: str, at_once: int = 1) -> None:
+    """Run the probes of these names and seeds, with more arguments where given; what was cut goes on."""
+    interrupted: list[bool] = []
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))  # the probes save before they end
     try:
-        subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
+        with ThreadPoolExecutor(at_once) as pool:
+            for done in [pool.submit(train, name, seed, *more, unless=interrupted) for name, seed in runs]:
+                done.result()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def train(name: str, seed: int, *more: str, unless: list[bool]) -> None:
+    """Run one probe, or none once ``unless`` holds an interruption or a failure, which end the program."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    options = [*RUNS[name].split(), "--seed", str(seed), "--out", str(path(name, seed)), *more]
+    try:
+        if not unless:
+            subprocess.run([sys.executable, str(HERE / "probe.py"), *options], check=True, cwd=HERE.parent)
+    except BaseException:
+        unless.append(True)  # before this worker takes the next run
+        raise
     if not path(name, seed).exists():
         raise SystemExit(f"{name}, seed {seed}: interrupted; the same command goes on")
     for suffix in (".pt", ".pt.previous", ".weights"):

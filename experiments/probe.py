@@ -51,6 +51,7 @@ def main() -> None:
     if args.start:
         model.load_state_dict(torch.load(args.start, map_location="cpu", weights_only=True))
     if args.compile:
+        torch._dynamo.config.wrap_top_frame = True  # else of a plain sequence its blocks alone
         model.compile(dynamic=False, mode=args.compile)  # a last, smaller batch of an epoch gets a program of its own
     optimizer = make_optimizer(model, args)
     history = eva.fit(  # returns early where the user interrupts
@@ -231,7 +232,7 @@ def _arguments() -> argparse.Namespace:
         nargs="?",
         const="default",
         choices=("default", "reduce-overhead"),
-        help="have torch compile the network, which trains it faster; reduce-overhead: as one CUDA graph",
+        help="have torch compile the network, which trains it faster; reduce-overhead: into CUDA graphs",
     )
     add("--seed", type=int, default=0)
     add("--hold-out", type=int, default=5000)

@@ -504,7 +504,7 @@ def test_an_interrupted_probe_has_the_time_to_save(experiments, tmp_path, monkey
     monkeypatch.setattr(ingredients, "HERE", tmp_path)
     monkeypatch.setattr(ingredients, "RECORDS", tmp_path / "records")
     with pytest.raises(SystemExit, match="the base, seed 0: interrupted; the same command goes on"):
-        ingredients.train("the base", 0)
+        ingredients.train_all([("the base", 0), ("SGD", 0)])  # and the second does not begin
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert (tmp_path / "saved").exists()
 
