@@ -51,6 +51,7 @@ def main() -> None:
     if args.start:
         model.load_state_dict(torch.load(args.start, map_location="cpu", weights_only=True))
     if args.compile:
+        print("torch compiles the network in the first epoch, which takes minutes longer")
         torch._dynamo.config.wrap_top_frame = True  # else of a plain sequence its blocks alone
         model.compile(dynamic=False, mode=args.compile)  # a last, smaller batch of an epoch gets a program of its own
     optimizer = make_optimizer(model, args)
@@ -184,19 +185,24 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, nesterov=True)
 
 
+class _WithDefaults(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description as it is written, and the default of each option."""
+
+
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_WithDefaults)
     add = parser.add_argument
-    add("--network", choices=sorted(FACTORIES), default="dilated_net")
-    add("--strided-dilation", type=int, help="of the layers that halve the size; default: the network's")
+    networks_help = "one of the library's or of networks.py, whose docstrings describe them"
+    add("--network", choices=sorted(FACTORIES), default="dilated_net", metavar="NAME", help=networks_help)
+    add("--strided-dilation", type=int, help="of the layers that halve the size, in place of the network's")
     add("--without", choices=("gates", "shortcuts", "dilation"), help="what is taken out of the network")
-    add("--depthwise", type=int, metavar="SIDE", help="side of the depthwise kernels, odd; default: the network's")
-    add("--epochs", type=int, default=36)
-    add("--batch-size", type=int, default=128)
-    add("--optimizer", choices=("sgd", "muon", "adamw"), default="sgd")
-    add("--lr", type=float, default=0.04)
-    add("--momentum", type=float, default=0.95)
-    add("--weight-decay", type=float, default=3e-4)
+    add("--depthwise", type=int, metavar="SIDE", help="side of the depthwise kernels, odd, in place of the network's")
+    add("--epochs", type=int, default=36, help="passes over the training images")
+    add("--batch-size", type=int, default=128, help="images a step")
+    add("--optimizer", choices=("sgd", "muon", "adamw"), default="sgd", help="the defaults below suit sgd alone")
+    add("--lr", type=float, default=0.04, help="highest learning rate")
+    add("--momentum", type=float, default=0.95, help="of sgd and muon")
+    add("--weight-decay", type=float, default=3e-4, help="of what has several numbers a channel")
     add("--decay-all", action="store_true", help="with Muon: norms and biases decay as the depthwise kernels do")
     add("--warmup", type=float, default=0.1, help="share of the steps")
     add("--final", type=float, default=0.0, help="learning rate of the last step, as a share of the highest")
@@ -207,7 +213,7 @@ def _arguments() -> argparse.Namespace:
     add("--jitter", type=float, default=0.0, help="of brightness, contrast and saturation, as a share of 1")
     add("--grey", type=float, default=0.0, help="share of the images without colour")
     add("--mixup", type=float, default=0.0, help="alpha of the shares that two images are mixed in")
-    add("--label-smoothing", type=float, default=0.0)
+    add("--label-smoothing", type=float, default=0.0, help="share of the probability that all classes get alike")
     add(
         "--identity",
         action=argparse.BooleanOptionalAction,
@@ -232,10 +238,10 @@ def _arguments() -> argparse.Namespace:
         nargs="?",
         const="default",
         choices=("default", "reduce-overhead"),
-        help="have torch compile the network, which trains it faster; reduce-overhead: into CUDA graphs",
+        help="have torch compile the network, which trains it faster; reduce-overhead: into CUDA graphs, on a GPU",
     )
-    add("--seed", type=int, default=0)
-    add("--hold-out", type=int, default=5000)
+    add("--seed", type=int, default=0, help="of the weights, the order and the augmentations")
+    add("--hold-out", type=int, default=5000, help="training images to test on; 0: the test images")
     add("--out", type=Path, required=True, help="the record, JSON; checkpoint and weights go beside it")
     args = parser.parse_args()
     _check(parser, args)

@@ -68,9 +68,9 @@ def _part(figure: Figure, labels: list[Annotation]) -> None:
     ax = labels[0].axes
     taken = [Bbox.from_bounds(*ax.transData.transform(label.xy), 0, 0).padded(4 * figure.dpi / 72) for label in labels]
     for label in sorted(labels, key=lambda label: label.xy[1]):
-        for x, y in ((x, y) for step in itertools.count(0, 2) for x, y in ((8, step), (-8, step - 12)) if y >= 0):
+        for x, y in ((x, y) for step in itertools.count(0, 2) for x, y in ((8, step), (-8, step - 4)) if y >= 0):
             label.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
-            box = label.get_window_extent()
+            box = label.get_window_extent().padded(1.5 * figure.dpi / 72)
             if box.x0 >= ax.bbox.x0 and not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)
