@@ -48,7 +48,8 @@ OTHERS = {  # which their docstrings say
 }
 RECORDS = sorted((EXPERIMENTS / "records").glob("*.json"))
 MIRRORED = sorted((EXPERIMENTS / "records" / "mirrored").glob("*.json"))
-MIRRORED_TOO = {  # notebook 08 tells what these reach with the mirror image
+MIRRORED_TOO = {  # the lessons or notebook 08 tell what these reach with the mirror image
+    "dilated_net_taught_140_epochs_test",
     *(
         f"{name}_0_test"
         for name in ("dilated_net_36_epochs", "dilated_net_116_epochs", "dilated_separable_net_106_epochs")
@@ -599,7 +600,7 @@ def test_the_weights_do_what_their_record_says(experiments, real_images, path):
     if not record["history"]["run"]["test images"].endswith(images):
         pytest.skip("the record is of other images")
     shipped, near = SHIPPED.get(path.stem), 0.0005
-    if not shipped:  # all images would take minutes: enough to tell whose weights these are
+    if not shipped and "H100" in record.get("device", ""):  # other seeds: on all images they would take minutes more
         test_set, near = test_set.subset(np.random.default_rng(0).permutation(len(test_set))[:2000]), 0.02
     model = eva.load_pretrained(shipped) if shipped else experiments("probe").load(path, len(test_set.classes))
     model.to(memory_format=torch.channels_last)
