@@ -220,6 +220,21 @@ def test_the_closing_table_says_what_the_records_say(stages):
     assert any(f"without any teacher: {both}" in cell.source for cell in notebook.cells)
 
 
+def test_the_way_to_the_record_ends_with_a_step_that_changes_the_network_alone(stages):
+    notebook = nbformat.read(RECORD, as_version=4)
+    (stated,) = (cell.source for cell in code_cells(notebook) if cell.source.startswith("way = "))
+    *_, taught, best = ast.literal_eval(re.match("way = ({.*?})", stated, re.DOTALL)[1]).values()
+    trainings = [final_trainings(name.split(", ")[0], 106, "taught" in name, stages) for name in (taught, best)]
+    means = []
+    for found in trainings:
+        means.append(statistics.mean(training[0]["test_acc"] for training in found.values()))
+    (says,) = (cell.source for cell in notebook.cells if cell.source.startswith("The last step changes the network"))
+    assert f"So {100 * (means[1] - means[0]):.1f} points are the network's" in says
+    for of_one, of_the_other in zip(*(found.values() for found in trainings), strict=True):
+        ours, theirs = of_one[0]["arguments"], of_the_other[0]["arguments"]
+        assert {key for key in ours | theirs if ours[key] != theirs[key]} == {"network", "identity", "out"}
+
+
 def mirrored_accuracy(name):
     """Return what a network reaches with the mirror images."""
     path = ROOT / "experiments" / "records" / "mirrored" / f"{name}.json"

@@ -232,6 +232,9 @@ def test_steps_show_their_seeds_their_mean_and_the_gain():
     assert [tuple(line.get_xdata()) for line in dots] == list(STEPS.values())
     assert means.get_xdata() == pytest.approx([0.81, 0.83, 0.85])
     assert [text.get_text() for text in ax.texts] == ["+2.0", "+2.0"]
+    figure.draw_without_rendering()  # lays out
+    bars = means.get_window_extent()
+    assert ax.bbox.y0 <= bars.y0 < bars.y1 <= ax.bbox.y1
     assert ax.get_yticklabels()[0].get_text() == "as it was  (81.0%)"
     assert ax.yaxis_inverted()
     for nothing in ({}, {"empty": ()}):

@@ -28,7 +28,7 @@ def plot_steps(steps: Mapping[str, Sequence[float]], *, title: str = "") -> Figu
     ax.plot(means, range(len(means)), "|", color="C1", markersize=18, markeredgewidth=2.5)
     names = [f"{name}  ({mean:.1%})" for name, mean in zip(steps, means, strict=True)]
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(means) - 0.5, -0.5)  # the first on top, half a row beyond the outer ones
     for row in range(1, len(means)):
         gain = 100 * (means[row] - means[row - 1])
         ax.annotate(f"{gain:+.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center")
