@@ -2,9 +2,10 @@
 
 A teacher that answers during a student's training costs as much as the student. Here it is asked about ``copies``
 augmented copies of all images, and its logits are kept in a folder: one file a copy, float16 (N, classes). The images
-are not kept, they come out the same whenever they are drawn again. Epoch e of each student shows copy e modulo
-``copies``, in an order of its seed's (after Faghri et al. 2023, "Reinforce Data, Multiply Impact"). With ``mirror``
-every other pass through the copies shows them mirrored, under the same answers: twice as many images for nothing.
+are not kept, they come out the same whenever they are drawn again. Epoch e of each student shows copy ``first`` +
+(e modulo ``copies``), in an order of its seed's (after Faghri et al. 2023, "Reinforce Data, Multiply Impact"). With
+``mirror`` every other pass through the copies shows them mirrored, under the same answers: twice as many images for
+nothing. A student that goes on from weights which have seen the copies 0 to 23 sees others from ``first=24`` on.
 """
 
 import json
@@ -42,12 +43,13 @@ class Taught(DeviceLoader):
         seed: int,
         teacher: nn.Module,
         copies: int,
+        first: int = 0,
         folder: Path,
         mirror: bool = False,
     ) -> None:
         super().__init__(image_set, policy, batch_size, shuffle=True, seed=seed, device=eva.best_device())
-        self.teacher, self.copies, self.folder = teacher.to(self.device).eval(), copies, folder
-        self.mirror = mirror
+        self.teacher, self.folder = teacher.to(self.device).eval(), folder
+        self.copies, self.first, self.mirror = copies, first, mirror
         self.logits = torch.empty(0, len(image_set.classes))  # of the latest batch
         settings = {
             "teacher": identify(teacher),
@@ -67,7 +69,7 @@ class Taught(DeviceLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the batches of the next pass; ``logits`` are the teacher's of the batch that was given last."""
         epoch, order = self.sampler.next_pass()
-        number = epoch % self.copies
+        number = self.first + epoch % self.copies
         answers = torch.from_numpy(self.answers(number)).to(self.device)
         drawn = self._policy.draw(len(self.dataset), seed=DRAWS, epoch=number)
         mirrored = self.mirror and epoch // self.copies % 2 == 1
@@ -117,6 +119,7 @@ class Answered(eva.Distillation):
         return images, (logits / self.temperature).softmax(dim=1)
 
     def __repr__(self) -> str:
+        later = f", the first of them number {self._loader.first}" if self._loader.first else ""
         mirrored = ", mirrored in every other pass" if self._loader.mirror else ""
         corrected = ", corrected by the labels" if self._corrected else ""
-        return f"{super().__repr__()} on {self._loader.copies} augmented copies{mirrored}{corrected}"
+        return f"{super().__repr__()} on {self._loader.copies} augmented copies{later}{mirrored}{corrected}"

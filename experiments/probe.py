@@ -92,8 +92,8 @@ def lessons(args: argparse.Namespace, train_set: eva.ImageSet) -> tuple[DeviceLo
         teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
         teacher = eva.Mirrored(teacher) if args.mirrored_teacher else teacher
     if args.copies:
-        asked = {"teacher": teacher, "copies": args.copies, "folder": args.answers, "mirror": args.mirror}
-        taught = answers.Taught(train_set, policy(args), **batches, **asked)
+        asked = {"teacher": teacher, "copies": args.copies, "first": args.first_copy, "folder": args.answers}
+        taught = answers.Taught(train_set, policy(args), mirror=args.mirror, **batches, **asked)
         answered = answers.Answered(taught, temperature=args.temperature, corrected=args.correct)
         return taught, answered, answered.loss
     loader = eva.make_loader(train_set, policy(args), shuffle=True, fast=True, **batches)
@@ -228,6 +228,7 @@ def _arguments() -> argparse.Namespace:
     )
     add("--mirrored-teacher", action="store_true", help="the teacher looks at the mirror image as well (eva.Mirrored)")
     add("--copies", type=int, default=0, help="augmented copies that the teacher is asked about once, see answers.py")
+    add("--first-copy", type=int, default=0, help="number of the first; with --start, as many as were seen already")
     add("--mirror", action="store_true", help="show the copies mirrored in every other pass through them")
     add("--correct", action="store_true", help="exchange the first choice and the label in wrong answers")
     add("--answers", type=Path, default=Path("answers"), help="folder of the answers, which all students share")
@@ -261,8 +262,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--copies: of whose answers? add --teacher")
     if args.mirrored_teacher and not args.teacher:
         parser.error("--mirrored-teacher: which one? add --teacher")
-    if (args.mirror or args.correct) and not args.copies:
-        parser.error("--mirror and --correct change the copies that a teacher has answered: add --copies")
+    if (args.mirror or args.correct or args.first_copy) and not args.copies:
+        parser.error("--first-copy, --mirror and --correct change the copies that a teacher has answered: add --copies")
+    if args.first_copy < 0:
+        parser.error(f"--first-copy {args.first_copy}: expected a number from 0 on")
     if args.decay_all and args.optimizer != "muon":
         parser.error("--decay-all is for Muon alone")
     if args.depthwise is not None and (args.depthwise < 1 or args.depthwise % 2 == 0):

@@ -216,6 +216,8 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
             "change the copies that a teacher has answered",
         ),
         (["--correct", "--out", "a.json"], "change the copies that a teacher has answered: add --copies"),
+        (["--first-copy", "2", "--out", "a.json"], "change the copies that a teacher has answered: add --copies"),
+        ([*taught, "--copies", "2", "--first-copy", "-1", "--hold-out", "100", "--out", "a.json"], "from 0 on"),
         (["--teacher", "nowhere.json", "--out", "a.json"], "expected the record of a probe, with its weights"),
     ):
         done = probe(*refused)
@@ -322,6 +324,10 @@ def test_the_answers_are_those_of_the_teacher_to_the_images_shown(experiments, t
         epochs.append(shown)
     assert epochs[0] != epochs[2]
     assert sorted(epochs[0]) == sorted(epochs[2]) != sorted(epochs[1])
+    settings |= {"copies": 1, "first": 1}
+    loader = answers.Taught(train_set, eva.crop_policy(dropout=0.5), 32, seed=3, **settings)
+    assert sorted(images.sum().item() for batch, _ in loader for images in batch) == pytest.approx(sorted(epochs[1]))
+    assert repr(answers.Answered(loader, temperature=2)).endswith(" on 1 augmented copies, the first of them number 1")
 
 
 def test_a_mirrored_teachers_answers_are_not_taken_for_those_of_the_network_alone(experiments, tmp_path):
