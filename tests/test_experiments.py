@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import json
+import math
 import re
 import shutil
 import signal
@@ -537,8 +538,26 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
             for key in made.keys() - {"out", "answers", "compile"}:
                 assert made[key] == asked[key] or not (made[key] or asked[key]), f"{record_path.stem}: {key}"
     assert ingredients.table(ingredients.VARIANTS) in page
+    spread, words = ingredients.deviation(ingredients.VARIANTS), " ".join(page.split())
+    assert {len(ingredients.accuracies(name)) for name in ingredients.VARIANTS} == {2, 4}
+    assert len(ingredients.accuracies("the base")) == 4
+    standard_error = 100 * spread * math.sqrt(1 / 2 + 1 / 4)
+    for quantity in (
+        f"as if seeds did as much to each, is {100 * spread:.2f} points",
+        f"more than {2.056 * standard_error:.2f} points has less than one chance in twenty",  # Student's t, 26
+        f"only beyond {3.402 * standard_error:.2f} points is that unlikely for all",  # for 0.05 / 23
+    ):
+        assert quantity in words
     if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants
         assert ingredients.table(ingredients.PEERS) in page
+
+
+def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):
+    ingredients = experiments("ingredients")
+    seeds = {"of one": [0.5], "of two": [0.80, 0.82], "of three": [0.6, 0.7, 0.8]}  # variances 0.0002 and 0.01
+    monkeypatch.setattr(ingredients, "accuracies", seeds.get)
+    assert ingredients.deviation(seeds) == pytest.approx(math.sqrt((0.0002 + 2 * 0.01) / 3))
+    assert math.isnan(ingredients.deviation(["of one"]))
 
 
 def test_notebook_08_compares_the_networks_as_their_records_say(experiments, networks):
