@@ -291,6 +291,11 @@ def test_a_teacher_is_asked_once_for_all_students(probe, tmp_path):
     taught_by = f"Distillation({asked['teacher']}, 4) on 2 augmented copies "
     assert records[0]["history"]["run"]["batch transform"].startswith(taught_by)
     assert records[0]["history"]["train_loss"] != records[1]["history"]["train_loss"]
+    later = [*teachers, "--copies", "1", "--first-copy", "1", "--mirror", "--hold-out", "100", "--epochs", "2"]
+    assert probe(*later, "--out", "later.json").returncode == 0
+    run = json.loads((tmp_path / "later.json").read_text(encoding="utf-8"))["history"]["run"]
+    assert " on 1 augmented copies, the first of them number 1, mirrored in every other pass" in run["batch transform"]
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "answers").glob("*.npy")] == times
     with pytest.raises(ValueError, match="answers holds answers of another policy: name another folder, or delete it"):
         probe(*taught, "other.json", "--grey", "0.5")
 
@@ -355,7 +360,8 @@ def test_every_other_pass_shows_the_copies_mirrored_under_the_same_answers(exper
     train_set, _ = eva.load_images("shapes")
     train_set = train_set.subset(np.arange(32))
     eva.seed_everything(0)
-    settings = {"teacher": eva.build_network("dilated_net"), "copies": 1, "folder": tmp_path, "mirror": True}
+    settings = {"teacher": eva.build_network("dilated_net"), "copies": 1, "first": 1, "folder": tmp_path}
+    settings |= {"mirror": True}
     loader = answers.Taught(train_set, eva.crop_policy(dropout=0.5), 32, **settings, seed=0)
     passes = []
     for _ in range(3):
@@ -544,8 +550,8 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
     standard_error = 100 * spread * math.sqrt(1 / 2 + 1 / 4)
     for quantity in (
         f"as if seeds did as much to each, is {100 * spread:.2f} points",
-        f"more than {2.056 * standard_error:.2f} points has less than one chance in twenty",  # Student's t, 26
-        f"only beyond {3.402 * standard_error:.2f} points is that unlikely for all",  # for 0.05 / 23
+        f"more than {2.056 * standard_error:.2f} points from the base less than once in twenty times",  # Student's t
+        f"one of the 23 is larger than {3.402 * standard_error:.2f} points by chance",  # for 0.05 / 23
     ):
         assert quantity in words
     if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants

@@ -220,7 +220,7 @@ def test_the_closing_table_says_what_the_records_say(stages):
     assert any(f"without any teacher: {both}" in cell.source for cell in notebook.cells)
 
 
-def test_the_way_to_the_record_ends_with_a_step_that_changes_the_network_alone(stages):
+def test_the_way_to_the_record_ends_with_a_step_that_changes_network_and_start_alone(stages):
     notebook = nbformat.read(RECORD, as_version=4)
     (stated,) = (cell.source for cell in code_cells(notebook) if cell.source.startswith("way = "))
     *_, taught, best = ast.literal_eval(re.match("way = ({.*?})", stated, re.DOTALL)[1]).values()
@@ -229,7 +229,7 @@ def test_the_way_to_the_record_ends_with_a_step_that_changes_the_network_alone(s
     for found in trainings:
         means.append(statistics.mean(training[0]["test_acc"] for training in found.values()))
     (says,) = (cell.source for cell in notebook.cells if cell.source.startswith("The last step changes the network"))
-    assert f"So {100 * (means[1] - means[0]):.1f} points are the network's" in says
+    assert f"So {100 * (means[1] - means[0]):.1f} points are the network's, with the start that it has;" in says
     for of_one, of_the_other in zip(*(found.values() for found in trainings), strict=True):
         ours, theirs = of_one[0]["arguments"], of_the_other[0]["arguments"]
         assert {key for key in ours | theirs if ours[key] != theirs[key]} == {"network", "identity", "out"}
