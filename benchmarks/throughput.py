@@ -30,6 +30,7 @@ def main() -> None:
     """Measure the networks and print a table of each."""
     parser = common.parser(__doc__, in_rounds=True)
     parser.add_argument("--count", type=int, default=6400, help="images a round; default: %(default)s")
+    parser.add_argument("--network", nargs="+", choices=eva.NETWORKS, default=list(eva.NETWORKS), metavar="NAME")
     parser.add_argument("--compiled", action="store_true", help="measure what compiling the network gains, alone")
     args = parser.parse_args()
     compared = compiled_contenders if args.compiled else contenders
@@ -38,7 +39,7 @@ def main() -> None:
     rates = {precision: matrix_rate(device, precision) for precision in precisions(device)}
     bandwidth = copy_rate(device)
     measured = {}
-    for network in eva.NETWORKS:
+    for network in args.network:
         values = common.in_turns(compared(network, train_set, device), args.rounds)
         floors = {precision: floor(network, precision, rate, bandwidth) for precision, rate in rates.items()}
         measured[network] = {"images_per_second": values, "floor_images_per_second": floors}

@@ -29,7 +29,7 @@ import eva_utils as eva
 from eva_utils.checkpoint import save_json, save_weights
 from eva_utils.loaders import DeviceLoader
 from eva_utils.models.blocks import Residual
-from eva_utils.models.mirror_net import MirrorDepthwise
+from eva_utils.models.mirror_net import MirrorDepthwise, MirrorNet
 from eva_utils.runtime import device_name
 
 FACTORIES = eva.NETWORKS | networks.NETWORKS
@@ -89,8 +89,9 @@ def lessons(args: argparse.Namespace, train_set: eva.ImageSet) -> tuple[DeviceLo
     classes = len(train_set.classes)
     if args.teacher:
         teachers = [load(path, classes) for path in args.teacher]
+        if args.mirrored_teacher:  # a mirror net says the same of both sides
+            teachers = [net if isinstance(net, MirrorNet) else eva.Mirrored(net) for net in teachers]
         teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
-        teacher = eva.Mirrored(teacher) if args.mirrored_teacher else teacher
     if args.copies:
         asked = {"teacher": teacher, "copies": args.copies, "first": args.first_copy, "folder": args.answers}
         taught = answers.Taught(train_set, policy(args), mirror=args.mirror, **batches, **asked)

@@ -59,6 +59,13 @@ MIRRORED_TOO = {  # the lessons or notebook 08 tell what these reach with the mi
     *(f"{name}_test" for name in ("small_residual_net_120_epochs", "small_residual_net_0")),
     *(f"{name}_test" for name in ("residual_net_90_epochs", "residual_net_0")),
 }
+SIDE_BY_SIDE = {  # the networks of the trainings that were cut, as the lessons name them
+    "mirror_net": "`mirror_net`",
+    "many_scales": "`many_scales`",
+    "resnet20": "ResNet-20",
+    "small_mirror_net": "`small_mirror_net`",
+    "densenet40": "DenseNet-BC-40",
+}
 SHIPPED = {f"{name}_0_test": name for name in eva.NETWORKS}  # records of weights that the library ships
 
 
@@ -556,6 +563,84 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
         assert quantity in words
     if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants
         assert ingredients.table(ingredients.PEERS) in page
+
+
+@pytest.fixture
+def cut():
+    """The trainings that were cut on a GPU: three records of each network, by seed."""
+    paths = {name: sorted((EXPERIMENTS / "records" / "cut").glob(f"{name}_[0-2].json")) for name in SIDE_BY_SIDE}
+    assert all(len(found) == 3 for found in paths.values())
+    return {name: [json.loads(path.read_text(encoding="utf-8")) for path in found] for name, found in paths.items()}
+
+
+def after(records, epoch, key="test_acc"):
+    """Return what the records say after an epoch, from 1."""
+    return [record["history"][key][epoch - 1] for record in records]
+
+
+def test_the_cut_trainings_differ_by_network_and_seed_alone(cut):
+    settings = []
+    for name, records in cut.items():
+        for seed, record in enumerate(records):
+            arguments = dict(record["arguments"])
+            assert (arguments.pop("network"), arguments.pop("seed")) == (name, seed)
+            assert {len(values) for values in record["history"].values() if isinstance(values, list)} == {
+                record["cut after"]
+            }
+            del arguments["out"]
+            settings.append(arguments)
+    assert len(settings) == 15
+    assert all(arguments == settings[0] for arguments in settings)
+
+
+def test_the_lessons_compare_the_cut_trainings_as_their_records_say(cut, networks):
+    section = LESSONS.read_text(encoding="utf-8").partition("## Peers by the long training")[2].partition("\n## ")[0]
+    words = " ".join(section.split())
+    for name, records in cut.items():
+        model = (eva.NETWORKS | networks.NETWORKS)[name]().eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 32, 32))
+        cells = [f"{sum(p.numel() for p in model.parameters()):,}", f"{counter.get_total_flops() / 2e6:.1f}"]
+        lasts = min(record["cut after"] for record in records)
+        for epoch in (12, 23, 41):
+            accuracies = after(records, min(epoch, lasts))
+            deviation = 100 * statistics.stdev(accuracies)
+            cells.append(f"{statistics.mean(accuracies):.2%} ± {deviation:.2f}" if epoch <= lasts else "")
+        cells.append(f"{statistics.mean(after(records, 41, 'test_loss')):.3f}" if lasts >= 41 else "")
+        row = " | ".join([SIDE_BY_SIDE[name], *cells])
+        assert re.sub(" +", " ", f"| {row} |") in section, name
+    epochs = [record["cut after"] for records in cut.values() for record in records]
+    assert f"cut, after {min(epochs)} to {max(epochs)} epochs" in words
+    speeds = [
+        statistics.median(record["history"]["images_per_second"]) for records in cut.values() for record in records
+    ]
+    assert f"learned from {round(sum(speeds), -3):,.0f} images a second" in words
+    leads = [
+        100 * (statistics.mean(after(cut["mirror_net"], epoch)) - statistics.mean(after(cut["many_scales"], epoch)))
+        for epoch in (12, 41)
+    ]
+    assert "{:.2f} points over `many_scales` at epoch 12, {:.2f} at epoch 41".format(*leads) in words
+    differences, losses = [], []
+    for name in ("mirror_net", "small_mirror_net"):
+        paths = [EXPERIMENTS / "records" / f"{name}_{seed}_test.json" for seed in range(3)]
+        before = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        for epoch in range(20, min(record["cut after"] for record in cut[name]) + 1):
+            differences.append(statistics.mean(after(cut[name], epoch)) - statistics.mean(after(before, epoch)))
+        losses += [statistics.mean(after(records, 40, "test_loss")) for records in (cut[name], before)]
+    assert f"within {100 * max(map(abs, differences)):.2f} points of where they were" in words
+    assert "at epoch 40 {:.3f} where it was {:.3f}, and {:.3f} where it was {:.3f}".format(*losses) in words
+
+
+def test_notebook_08_draws_the_cut_trainings_as_their_records_say(cut):
+    notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    (stated,) = (source for source in sources if source.startswith("longer = "))
+    longer = ast.literal_eval(stated.removeprefix("longer = ").partition("\nfigure")[0])
+    for name, records in cut.items():
+        epochs = range(8, min(record["cut after"] for record in records) + 1, 4)
+        means = [round(100 * statistics.mean(after(records, epoch)), 1) for epoch in epochs]
+        assert longer.pop(SIDE_BY_SIDE[name].strip("`")) == means
+    assert not longer
 
 
 def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):

@@ -112,7 +112,7 @@ def median_of(record, *path):
     return statistics.median(values)
 
 
-@pytest.mark.parametrize(
+ROWS_OF_SPEEDS = pytest.mark.parametrize(
     ("row", "name"),
     {
         "usual loop, float32": "usual loop, float32",
@@ -123,6 +123,9 @@ def median_of(record, *path):
         "the last, channels first in memory": "the last, channels first, bfloat16",
     }.items(),
 )
+
+
+@ROWS_OF_SPEEDS
 def test_the_speeds_are_those_of_the_record(row, name):
     cells = []
     measured = json.loads((ROOT / "benchmarks" / "records" / "throughput_cpu.json").read_text(encoding="utf-8"))
@@ -131,6 +134,31 @@ def test_the_speeds_are_those_of_the_record(row, name):
         usual, speed = median_of(*path, "usual loop, float32"), median_of(*path, name)
         cells.append(f"{speed:,.0f}" + (f" ({speed / usual:.2f})" if name != "usual loop, float32" else ""))
     assert f"| {row} | {' | '.join(cells)} |" in README
+
+
+@ROWS_OF_SPEEDS
+def test_the_speeds_on_a_gpu_are_those_that_were_printed(row, name):
+    printed = (ROOT / "benchmarks" / "records" / "throughput_cuda.md").read_text(encoding="utf-8")
+    found = re.findall(rf"^\| {name} \| ([\d,]+) \(.*?\) \| ([\d.]+) \|", printed, re.MULTILINE)
+    assert len(found) == 3
+    cells = [speed + (f" ({ratio})" if name != "usual loop, float32" else "") for speed, ratio in found]
+    assert f"| {row} | {' | '.join(cells)} |" in README
+
+
+def test_two_trainings_on_a_gpu_were_equal_as_the_record_says():
+    record = json.loads((ROOT / "benchmarks" / "records" / "repeatability_cuda.json").read_text(encoding="utf-8"))
+    assert record["machine"]["gpu"] == "NVIDIA H200"
+    assert all(run["equal"] for run in record["runs"].values())
+    ratios = []
+    for network in NETWORKS:
+        asked, plain = (
+            statistics.median(record["runs"][f"{network}, {way}"]["images_per_second"])
+            for way in ("deterministic", "as it comes")
+        )
+        ratios.append(asked / plain)
+    text = " ".join(README.split())
+    assert f"two epochs of {record['images']:,} images each" in text
+    assert f"at {min(ratios):.2f} to {max(ratios):.2f} times the speed" in text
 
 
 def test_the_times_to_an_accuracy_are_those_of_the_records():
