@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
+from eva_utils.checkpoint import save_weights
 from eva_utils.models.blocks import Residual
 from eva_utils.recipes import RECIPES
 from eva_utils.runtime import autocast, best_precision
@@ -360,6 +361,23 @@ def test_a_mirrored_teachers_answers_are_not_taken_for_those_of_the_network_alon
     assert (loader.logits - alone).abs().max() > 0.04
     with pytest.raises(ValueError, match="holds answers of another teacher"):
         answers.Taught(train_set, eva.crop_policy(), 32, **settings, teacher=network)
+
+
+def test_of_several_teachers_the_mean_is_asked_each_about_both_sides(experiments, tmp_path):
+    probe, paths = experiments("probe"), []
+    eva.seed_everything(0)
+    for name in ("dilated_net", "small_mirror_net"):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps({"arguments": {"network": name}}), encoding="utf-8")
+        save_weights(tmp_path / f"{name}.weights", outspoken(probe.FACTORIES[name]()))
+    one, other = (probe.load(path, 10).eval() for path in paths)
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        both = (one(images) + one(images.flip(3))) / 2
+        mean = probe.load_teacher(paths, 10, mirrored=True).eval()(images)
+        torch.testing.assert_close(mean, (both + other(images)) / 2, rtol=1e-4, atol=1e-4)
+        assert (both - one(images)).abs().max() > 0.04
+        torch.testing.assert_close(probe.load_teacher(paths[:1], 10, mirrored=False).eval()(images), one(images))
 
 
 def test_every_other_pass_shows_the_copies_mirrored_under_the_same_answers(experiments, tmp_path):
