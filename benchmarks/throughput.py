@@ -30,7 +30,8 @@ def main() -> None:
     """Measure the networks and print a table of each."""
     parser = common.parser(__doc__, in_rounds=True)
     parser.add_argument("--count", type=int, default=6400, help="images a round; default: %(default)s")
-    parser.add_argument("--network", nargs="+", choices=eva.NETWORKS, default=list(eva.NETWORKS), metavar="NAME")
+    networks = {"nargs": "+", "choices": eva.NETWORKS, "default": list(eva.NETWORKS), "metavar": "NAME"}
+    parser.add_argument("--network", **networks, help="which to measure; default: all")
     parser.add_argument("--compiled", action="store_true", help="measure what compiling the network gains, alone")
     args = parser.parse_args()
     compared = compiled_contenders if args.compiled else contenders

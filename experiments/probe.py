@@ -29,7 +29,7 @@ import eva_utils as eva
 from eva_utils.checkpoint import save_json, save_weights
 from eva_utils.loaders import DeviceLoader
 from eva_utils.models.blocks import Residual
-from eva_utils.models.mirror_net import MirrorDepthwise, MirrorNet
+from eva_utils.models.mirror_net import MirrorDepthwise
 from eva_utils.runtime import device_name
 
 FACTORIES = eva.NETWORKS | networks.NETWORKS
@@ -88,7 +88,9 @@ def lessons(args: argparse.Namespace, train_set: eva.ImageSet) -> tuple[DeviceLo
     batches = {"batch_size": args.batch_size, "seed": args.seed}
     classes = len(train_set.classes)
     if args.teacher:
-        teacher = load_teacher(args.teacher, classes, mirrored=args.mirrored_teacher)
+        teachers = [load(path, classes) for path in args.teacher]
+        teacher = teachers[0] if len(teachers) == 1 else Mean(teachers)
+        teacher = eva.Mirrored(teacher) if args.mirrored_teacher else teacher
     if args.copies:
         asked = {"teacher": teacher, "copies": args.copies, "first": args.first_copy, "folder": args.answers}
         taught = answers.Taught(train_set, policy(args), mirror=args.mirror, **batches, **asked)
@@ -100,14 +102,6 @@ def lessons(args: argparse.Namespace, train_set: eva.ImageSet) -> tuple[DeviceLo
         return loader, distillation, distillation.loss
     mixed = v2.MixUp(alpha=args.mixup, num_classes=classes) if args.mixup else None
     return loader, mixed, functools.partial(F.cross_entropy, label_smoothing=args.label_smoothing)
-
-
-def load_teacher(paths: list[Path], num_classes: int, *, mirrored: bool) -> nn.Module:
-    """Return the network that a record is of, or the mean of several; mirrored: each is asked about both sides."""
-    teachers = [load(path, num_classes) for path in paths]
-    if mirrored:  # a mirror net says the same of both
-        teachers = [net if isinstance(net, MirrorNet) else eva.Mirrored(net) for net in teachers]
-    return teachers[0] if len(teachers) == 1 else Mean(teachers)
 
 
 class Mean(nn.ModuleList):

@@ -58,6 +58,11 @@ def test_each_prints_its_table_and_writes_its_record(printed, tmp_path, command,
     assert json.loads((tmp_path / "record.json").read_text())["machine"]["cores"] >= 1
 
 
+def test_the_throughput_of_one_network_is_measured_alone(printed):
+    said = printed("throughput", "--network", "dilated_net", "--count", "64", "--rounds", "1", "--images", "shapes")
+    assert [line.split()[0] for line in said.splitlines() if line.endswith(", shapes")] == ["dilated_net"]
+
+
 def started(name, *options):
     """Return what a benchmark prints that is started from the shell."""
     command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / f"{name}.py"), *map(str, options)]

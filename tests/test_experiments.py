@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
-from eva_utils.checkpoint import save_weights
 from eva_utils.models.blocks import Residual
 from eva_utils.recipes import RECIPES
 from eva_utils.runtime import autocast, best_precision
@@ -363,23 +362,6 @@ def test_a_mirrored_teachers_answers_are_not_taken_for_those_of_the_network_alon
         answers.Taught(train_set, eva.crop_policy(), 32, **settings, teacher=network)
 
 
-def test_of_several_teachers_the_mean_is_asked_each_about_both_sides(experiments, tmp_path):
-    probe, paths = experiments("probe"), []
-    eva.seed_everything(0)
-    for name in ("dilated_net", "small_mirror_net"):
-        paths.append(tmp_path / f"{name}.json")
-        paths[-1].write_text(json.dumps({"arguments": {"network": name}}), encoding="utf-8")
-        save_weights(tmp_path / f"{name}.weights", outspoken(probe.FACTORIES[name]()))
-    one, other = (probe.load(path, 10).eval() for path in paths)
-    images = torch.randn(4, 3, 32, 32)
-    with torch.inference_mode():
-        both = (one(images) + one(images.flip(3))) / 2
-        mean = probe.load_teacher(paths, 10, mirrored=True).eval()(images)
-        torch.testing.assert_close(mean, (both + other(images)) / 2, rtol=1e-4, atol=1e-4)
-        assert (both - one(images)).abs().max() > 0.04
-        torch.testing.assert_close(probe.load_teacher(paths[:1], 10, mirrored=False).eval()(images), one(images))
-
-
 def test_every_other_pass_shows_the_copies_mirrored_under_the_same_answers(experiments, tmp_path):
     answers = experiments("answers")
     train_set, _ = eva.load_images("shapes")
@@ -606,9 +588,12 @@ def test_the_cut_trainings_differ_by_network_and_seed_alone(cut):
                 record["cut after"]
             }
             del arguments["out"]
-            settings.append(arguments)
+            run = dict(record["history"]["run"])
+            assert run.pop("seed") == f"{seed}, of the weights {seed}"
+            del run["network"]
+            settings.append([arguments, run, record["device"]])
     assert len(settings) == 15
-    assert all(arguments == settings[0] for arguments in settings)
+    assert all(setting == settings[0] for setting in settings)
 
 
 def test_the_lessons_compare_the_cut_trainings_as_their_records_say(cut, networks):
@@ -633,20 +618,31 @@ def test_the_lessons_compare_the_cut_trainings_as_their_records_say(cut, network
         statistics.median(record["history"]["images_per_second"]) for records in cut.values() for record in records
     ]
     assert f"learned from {round(sum(speeds), -3):,.0f} images a second" in words
-    leads = [
-        100 * (statistics.mean(after(cut["mirror_net"], epoch)) - statistics.mean(after(cut["many_scales"], epoch)))
-        for epoch in (12, 41)
-    ]
-    assert "{:.2f} points over `many_scales` at epoch 12, {:.2f} at epoch 41".format(*leads) in words
-    differences, losses = [], []
+
+    def lead(name, other, epoch):
+        return 100 * (statistics.mean(after(cut[name], epoch)) - statistics.mean(after(cut[other], epoch)))
+
+    ahead = [lead("many_scales", "small_mirror_net", epoch) for epoch in (30, 41)]
+    assert "by {:.2f} points at epoch 30 and {:.2f} at epoch 41, with 2,475 parameters more".format(*ahead) in words
+    assert f"ResNet-20 is {lead('resnet20', 'small_mirror_net', 41):.2f} points ahead of `small_mirror_net`" in words
+    shrunk = [lead("mirror_net", "many_scales", epoch) for epoch in (12, 31)]
+    assert "shrank from {:.2f} points at epoch 12 to {:.2f} at epoch 31".format(*shrunk) in words
+    later = [round(lead("mirror_net", "many_scales", epoch), 1) for epoch in range(31, 42)]
+    assert f"stayed between {min(later)} and {max(later)}" in words
+    (rate,) = {record["history"]["lr"][40] for record in cut["mirror_net"]}
+    assert f"had only fallen to {rate / 0.05:.0%} of the highest" in words
+    differences, losses, rates = [], [], []
     for name in ("mirror_net", "small_mirror_net"):
         paths = [EXPERIMENTS / "records" / f"{name}_{seed}_test.json" for seed in range(3)]
         before = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         for epoch in range(20, min(record["cut after"] for record in cut[name]) + 1):
             differences.append(statistics.mean(after(cut[name], epoch)) - statistics.mean(after(before, epoch)))
         losses += [statistics.mean(after(records, 40, "test_loss")) for records in (cut[name], before)]
+        rates.append(before[0]["history"]["lr"][39])
     assert f"within {100 * max(map(abs, differences)):.2f} points of where they were" in words
     assert "at epoch 40 {:.3f} where it was {:.3f}, and {:.3f} where it was {:.3f}".format(*losses) in words
+    rates.append(cut["mirror_net"][0]["history"]["lr"][39])
+    assert "({:.3f} and {:.3f} at epoch 40, here {:.3f})".format(*rates) in words
 
 
 def test_notebook_08_draws_the_cut_trainings_as_their_records_say(cut):
