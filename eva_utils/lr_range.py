@@ -18,7 +18,7 @@ from eva_utils.history import LrRange
 from eva_utils.loaders import EpochSampler, loader_generators
 from eva_utils.predictions import count_classes, images_and_labels
 from eva_utils.randomness import random_state, set_random_state
-from eva_utils.runtime import best_device, best_precision
+from eva_utils.runtime import best_device, training_precision
 from eva_utils.step import Loader, check_parts, loss_scaler, train_step
 
 SMOOTHING = 0.9  # of the loss: what the average keeps of itself each step
@@ -58,7 +58,7 @@ def find_lr(
     instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
     check_parts(model, {"train_loader": train_loader}, optimizer, batch_transform, loss_fn)
     device = torch.device(device) if device else best_device()
-    precision = best_precision(device) if precision is None else precision
+    precision = training_precision(model, device, precision)
     model, optimizer = copy.deepcopy((model, optimizer))  # together, so that the one holds the other's parameters
     model.to(device, memory_format=torch.channels_last).train()
     ratios = _ratios(optimizer)

@@ -109,6 +109,30 @@ def best_precision(device: torch.device) -> str:
     return "float32"
 
 
+def training_precision(model: nn.Module, device: torch.device, precision: str | None = None) -> str:
+    """Return ``precision``, or if it is None the best of the device in which torch's gradients of the model are right.
+
+    On a CPU in bfloat16 torch (2.11 at least) reads the weight gradient of a dilated convolution in groups, such as a
+    dilated depthwise one, from beyond its memory where the map is some 30 columns wide or more. A model with one trains
+    in float32. Layers with a forward of their own are not judged. Raises ValueError where ``precision`` asks for
+    bfloat16 all the same, and for an unknown one.
+    """
+    chosen = best_precision(device) if precision is None else precision
+    autocast(device, chosen)  # which refuses an unknown one
+    if device.type != "cpu" or chosen != "bfloat16":
+        return chosen
+    for name, layer in model.named_modules():
+        plain = isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward
+        if plain and layer.groups > 1 and layer.dilation != (1, 1):
+            if precision is None:
+                return "float32"
+            raise ValueError(
+                f"precision={precision!r} on a CPU: torch's gradient of a dilated convolution in groups, as {name!r} "
+                "is, is wrong there; leave precision out, to train in float32"
+            )
+    return chosen
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context that computes in ``precision``; it does nothing for float32."""
     if precision not in AUTOCAST_DTYPES:

@@ -23,12 +23,11 @@ from eva_utils.progress import Progress
 from eva_utils.randomness import random_state, set_random_state
 from eva_utils.resume import Saver, interruptions
 from eva_utils.runtime import (
-    autocast,
     best_device,
-    best_precision,
     deterministic_algorithms,
     device_of,
     prepare_determinism,
+    training_precision,
 )
 from eva_utils.step import Loader, check_parts, check_schedule, check_steps_left, loss_scaler, train_step
 
@@ -61,8 +60,10 @@ def fit(
     The history's training values are then those against these targets. It may draw from the global generators, which a
     checkpoint keeps; in several processes it sees each one's share of a batch.
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
-    printed says which. The model stays on the device, in channels-last layout. After ``model.compile(dynamic=False)``
-    it trains as the program that torch made of it: faster, once that took a minute, and not to the same bits.
+    printed says which; it is float32 where torch's gradients of the model would be wrong in the best one
+    (:func:`eva_utils.runtime.training_precision`). The model stays on the device, in channels-last layout. After
+    ``model.compile(dynamic=False)`` it trains as the program that torch made of it: faster, once that took a minute,
+    and not to the same bits.
     With ``ema_decay``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
     step (less at first: :class:`eva_utils.averaging.MovingAverage`); it is what is tested, and what the model holds in
     the end.
@@ -83,8 +84,7 @@ def fit(
     device = torch.device(device) if device else best_device()
     if deterministic:
         prepare_determinism(device)
-    precision = best_precision(device) if precision is None else precision
-    autocast(device, precision)  # which refuses an unknown one
+    precision = training_precision(model, device, precision)
     model.to(device, memory_format=torch.channels_last)
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.04, momentum=0.9)

@@ -151,12 +151,12 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
                 continue
             if without == "dilation" and layer.dilation != (1, 1):
                 layer.dilation, layer.padding = (1, 1), tuple(length // 2 for length in layer.kernel_size)
-            if layer.kernel_size != (3, 3):
-                continue
-            if strided and layer.stride == (2, 2):
+            square = layer.kernel_size == (3, 3)
+            if strided and square and layer.stride == (2, 2):
                 layer.dilation = layer.padding = (strided, strided)
-            if layer.groups > 1 and (side or layer.dilation == (2, 2)):
-                setattr(module, name, depthwise(layer, side or 3))
+            dilated = layer.dilation != (1, 1) and not isinstance(layer, networks.DilatedDepthwise)
+            if layer.groups > 1 and (dilated or (side and square)):
+                setattr(module, name, depthwise(layer, side if side and square else layer.kernel_size[0]))
     return model
 
 

@@ -31,6 +31,7 @@ LESSONS = EXPERIMENTS / "lessons.md"
 OTHERS = {  # which their docstrings say
     "separable_stack": 94_528,
     "full_size_stack": 94_688,
+    "large_kernel_net": 98_448,
     "shared_pair": 94_800,
     "two_pairs": 157_824,
     "gated_pairs": 170_592,
@@ -100,6 +101,15 @@ def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape
         found.append([out, *torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "multiply_adds"), [("full_size_stack", 50e6), ("large_kernel_net", 47e6)])
+def test_the_designs_for_a_gpu_meet_the_clauses(networks, name, multiply_adds):
+    model = networks.NETWORKS[name]().eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() / 2 == pytest.approx(multiply_adds, rel=0.01)
+    assert eva.check_assignment(model, 0.9, RECIPES["small_mirror_net"]["policy"](), "bonus").passed is True
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
+import copy
 import os
 import random
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from eva_utils import runtime
 from eva_utils.runtime import (
@@ -14,6 +16,7 @@ from eva_utils.runtime import (
     prepare_determinism,
     run_mode,
     seed_everything,
+    training_precision,
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -71,6 +74,52 @@ def test_precision_on_cuda_is_what_the_hardware_has(monkeypatch, native, precisi
 def test_precision_on_the_cpu_is_what_the_hardware_has(monkeypatch, capabilities, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert best_precision(CPU) == precision
+
+
+class QuickDilated(nn.Conv2d):
+    """A layer with code of its own, as the experiments have one."""
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(
+    ("layer", "best"),
+    [
+        (nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), "float32"),
+        (nn.Conv2d(8, 8, (1, 3), padding=(0, 2), dilation=(1, 2), groups=2), "float32"),
+        (nn.Conv2d(8, 8, 3, padding=2, dilation=2), "bfloat16"),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), "bfloat16"),
+        (QuickDilated(8, 8, 3, padding=2, dilation=2, groups=8), "bfloat16"),
+    ],
+)
+def test_a_model_whose_gradients_would_be_wrong_trains_in_float32(monkeypatch, layer, best):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), layer)
+    assert training_precision(model, CPU) == best
+    assert training_precision(model, CPU, "float16") == "float16"
+    assert training_precision(model, CUDA, "bfloat16") == "bfloat16"
+    if best == "float32":
+        with pytest.raises(ValueError, match="a dilated convolution in groups, as '1' is, is wrong there; leave prec"):
+            training_precision(model, CPU, "bfloat16")
+    else:
+        assert training_precision(model, CPU, "bfloat16") == "bfloat16"
+
+
+@pytest.mark.parametrize("width", [16, 48])
+def test_the_precision_that_is_chosen_has_the_right_gradients(width):
+    """A dilated depthwise layer at the sizes of an image, against float64."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(width, width, 3, padding=2, dilation=2, groups=width).to(memory_format=torch.channels_last)
+    images = torch.randn(8, width, 32, 32).to(memory_format=torch.channels_last)
+    weights = torch.randn(8, width, 32, 32)
+    with autocast(CPU, training_precision(layer, CPU)):
+        (layer(images).float() * weights).sum().backward()
+    exact = copy.deepcopy(layer).double()
+    exact.zero_grad()
+    (exact(images.double()) * weights.double()).sum().backward()
+    torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=0.01, atol=0.5)
 
 
 def test_autocast_computes_in_the_precision():
