@@ -571,8 +571,33 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
         f"one of the 23 is larger than {3.402 * standard_error:.2f} points by chance",  # for 0.05 / 23
     ):
         assert quantity in words
-    if set(ingredients.PEERS) & set(names) - {"the base"}:  # which has its row in the table of variants
-        assert ingredients.table(ingredients.PEERS) in page
+    assert ingredients.table(ingredients.PEERS) in page
+    two_and_two, two_and_one = (2.056 * 100 * spread * math.sqrt(1 / 2 + 1 / seeds) for seeds in (2, 1))
+    assert f"a difference of more than {two_and_two:.2f} points between two networks of two seeds each" in words
+    assert f"of more than {two_and_one:.2f} between one of two and one of one" in words
+    peers = {name: accuracies for name in ingredients.PEERS if (accuracies := ingredients.accuracies(name))}
+    del peers["the base"]
+    doubled = [name for name, accuracies in peers.items() if len(accuracies) == 2]
+    assert (
+        f"the {len(doubled)} networks with two seeds here have {100 * ingredients.deviation(doubled):.2f} points"
+        in words
+    )
+    means = {name: 100 * statistics.mean(accuracies) for name, accuracies in peers.items()}
+    leads = [means["`mirror_net`"] - means[name] for name in ("`small_mirror_net`", "ResNet-20", "DenseNet-BC-40")]
+    assert (
+        "by {:.2f} points of `small_mirror_net`, {:.2f} of ResNet-20 and {:.2f} of DenseNet-BC-40".format(*leads)
+        in words
+    )
+    more = [means[name] - means["`small_mirror_net`"] for name in ("DenseNet-BC-40", "`many_scales`")]
+    assert max(map(abs, more)) < two_and_two
+    assert f"{more[0]:.2f} points more than `small_mirror_net`" in words
+    assert f"{more[1]:.2f} points more than `small_mirror_net`" in words
+    losses = []
+    for name in ("`many_scales`", "`small_mirror_net`", "`mirror_net`"):
+        paths = [ingredients.path(name, seed) for seed in range(len(peers[name]))]
+        ends = [json.loads(path.read_text(encoding="utf-8"))["history"]["test_loss"][-1] for path in paths]
+        losses.append(statistics.mean(ends))
+    assert "({:.3f}, where `small_mirror_net` has {:.3f} and `mirror_net` {:.3f})".format(*losses) in words
 
 
 @pytest.fixture
