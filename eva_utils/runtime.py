@@ -110,11 +110,13 @@ def best_precision(device: torch.device) -> str:
 
 
 def training_precision(model: nn.Module, device: torch.device, precision: str | None = None) -> str:
-    """Return ``precision``, or if it is None the best of the device in which torch's gradients of the model are right.
+    """Return ``precision``, or the device's best for None, float32 if the model's gradients may be wrong in that.
 
-    On a CPU in bfloat16 torch (2.11 at least) reads the weight gradient of a dilated convolution in groups, such as a
-    dilated depthwise one, from beyond its memory where the map is some 30 columns wide or more. A model with one trains
-    in float32. Layers with a forward of their own are not judged. Raises ValueError where ``precision`` asks for
+    On a CPU with AVX-512, in bfloat16 and channels-last layout, torch 2.11 takes the weight gradient of a convolution
+    in groups with dilated rows, such as a dilated depthwise one, from memory beyond its own once its output is 29
+    columns wide or more. The sizes of the maps are not known here, so any model with such a layer counts, unless the
+    layer says that it is computed in another way, by ``undilated_inside = True``. Not seen are ``F.conv2d`` called
+    directly and scripted models: give these precision="float32". Raises ValueError where ``precision`` asks for
     bfloat16 all the same, and for an unknown one.
     """
     chosen = best_precision(device) if precision is None else precision
@@ -122,13 +124,14 @@ def training_precision(model: nn.Module, device: torch.device, precision: str | 
     if device.type != "cpu" or chosen != "bfloat16":
         return chosen
     for name, layer in model.named_modules():
-        plain = isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward
-        if plain and layer.groups > 1 and layer.dilation != (1, 1):
+        convolution = isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
+        if convolution and layer.groups > 1 and layer.dilation[0] > 1 and not hasattr(layer, "undilated_inside"):
             if precision is None:
                 return "float32"
             raise ValueError(
-                f"precision={precision!r} on a CPU: torch's gradient of a dilated convolution in groups, as {name!r} "
-                "is, is wrong there; leave precision out, to train in float32"
+                f"precision={precision!r}: on a CPU torch can get the gradient of {name or type(layer).__name__!r} "
+                "wrong in it, a dilated convolution in groups; leave precision out, to train in float32 (a checkpoint "
+                "of such a run in bfloat16 cannot go on: restart=True)"
             )
     return chosen
 

@@ -96,6 +96,8 @@ class DilatedDepthwise(nn.Conv2d):
     torch has faster code on a CPU. The numbers are those of nn.Conv2d.
     """
 
+    undilated_inside = True  # what eva_utils.runtime.training_precision asks for
+
     def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(channels, channels, kernel_size, 1, padding, dilation, groups=channels, bias=bias)
@@ -224,8 +226,7 @@ class LargeKernel(nn.Module):
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        padding = 3 * dilation
-        self.see = nn.Conv2d(channels, channels, 7, 1, padding, dilation, groups=channels, bias=False)
+        self.see = nn.Conv2d(channels, channels, 7, 1, 3 * dilation, dilation, groups=channels, bias=False)
         self.norm = ChannelNorm(channels)
         self.mix = conv(channels, 2 * channels, kernel_size=1)
         self.out = conv(channels, channels, kernel_size=1)
@@ -240,7 +241,8 @@ class LargeKernel(nn.Module):
 def large_kernel_net(num_classes: int = 10) -> nn.Sequential:
     """Return three such blocks at 32x32 and three at 16x16, for a GPU: 98,448 parameters and 47 million multiply-adds.
 
-    `many_scales` by the assignment's rules. It has not been trained yet.
+    After `many_scales`, but by the assignment's rules: each channel is seen at 7x7, a depthwise separable convolution
+    halves the size, and there is no fully connected layer. It has not been trained yet.
     """
     return nn.Sequential(
         *(conv_norm_relu(3, 48), LargeKernel(48), LargeKernel(48, dilation=3), LargeKernel(48)),

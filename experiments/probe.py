@@ -155,7 +155,7 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
             if strided and square and layer.stride == (2, 2):
                 layer.dilation = layer.padding = (strided, strided)
             dilated = layer.dilation != (1, 1) and not isinstance(layer, networks.DilatedDepthwise)
-            if layer.groups > 1 and (dilated or (side and square)):
+            if layer.groups > 1 and (dilated or (side and square)):  # depthwise, in all networks here
                 setattr(module, name, depthwise(layer, side if side and square else layer.kernel_size[0]))
     return model
 
@@ -196,7 +196,7 @@ def _arguments() -> argparse.Namespace:
     add("--network", choices=sorted(FACTORIES), default="dilated_net", metavar="NAME", help=networks_help)
     add("--strided-dilation", type=int, help="of the layers that halve the size, in place of the network's")
     add("--without", choices=("gates", "shortcuts", "dilation"), help="what is taken out of the network")
-    add("--depthwise", type=int, metavar="SIDE", help="side of the depthwise kernels, odd, in place of the network's")
+    add("--depthwise", type=int, metavar="SIDE", help="side, odd, of what are 3x3 depthwise kernels")
     add("--epochs", type=int, default=36, help="passes over the training images")
     add("--batch-size", type=int, default=128, help="images a step")
     add("--optimizer", choices=("sgd", "muon", "adamw"), default="sgd", help="the defaults below suit sgd alone")

@@ -438,6 +438,13 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert dilations[2] == dilations[0], network
         sides = {layer.kernel_size for layer in convs[2] if layer.groups > 1}
         assert larger is None or sides == {(larger, larger)}, network
+    if eva.best_device().type == "cpu":
+        large = probe.build({"network": "large_kernel_net"}, 10).modules()
+        quick = [layer for layer in large if isinstance(layer, experiments("networks").DilatedDepthwise)]
+        assert [(layer.groups, layer.kernel_size, layer.dilation) for layer in quick] == [
+            (48, (7, 7), (3, 3)),
+            (76, (7, 7), (3, 3)),
+        ]
     mirror = probe.build({"network": "small_mirror_net", "depthwise": 5}, 10)
     assert sum(p.numel() for p in mirror.parameters()) == 95_055 + 4 * 48 * (25 - 9)
     assert mirror(torch.randn(2, 3, 32, 32)).shape == (2, 10)
@@ -684,7 +691,7 @@ def test_notebook_08_draws_the_cut_trainings_as_their_records_say(cut):
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     (stated,) = (source for source in sources if source.startswith("longer = "))
-    longer = ast.literal_eval(stated.removeprefix("longer = ").partition("\nfigure")[0])
+    longer = ast.literal_eval(stated.removeprefix("longer = "))
     for name, records in cut.items():
         epochs = range(8, min(record["cut after"] for record in records) + 1, 4)
         means = [round(100 * statistics.mean(after(records, epoch)), 1) for epoch in epochs]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from eva_utils import lr_range
 from eva_utils.history import LrRange
 from eva_utils.loaders import make_loader
 from eva_utils.lr_range import find_lr
@@ -104,6 +105,22 @@ def test_bad_ranges_are_refused(quadratic, arguments, says):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     with pytest.raises(ValueError, match=says):
         find_lr(model, loader, optimizer, loss_fn=loss_fn, **arguments)
+
+
+def test_a_model_with_dilated_depthwise_convolutions_is_tried_in_float32(shapes, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    tried = []
+    step = lr_range.train_step
+    monkeypatch.setattr(
+        lr_range, "train_step", lambda *a, **kinds: (tried.append(kinds["precision"]), step(*a, **kinds))[1]
+    )
+    depthwise = nn.Conv2d(3, 3, 3, padding=2, dilation=2, groups=3)
+    model = nn.Sequential(depthwise, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+    optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), make_loader(shapes, course_policy(), batch_size=16)
+    find_lr(model, loader, optimizer, steps=3, device="cpu")
+    assert tried == ["float32"] * 3
+    with pytest.raises(ValueError, match="on a CPU torch can get the gradient of '0' wrong in it"):
+        find_lr(model, loader, optimizer, steps=3, device="cpu", precision="bfloat16")
 
 
 def test_a_loss_that_is_never_finite_is_said(quadratic):

@@ -141,6 +141,8 @@ def test_the_speeds_on_a_gpu_are_those_that_were_printed(row, name):
     printed = (ROOT / "benchmarks" / "records" / "throughput_cuda.md").read_text(encoding="utf-8")
     found = re.findall(rf"^\| {name} \| ([\d,]+) \(.*?\) \| ([\d.]+) \|", printed, re.MULTILINE)
     assert len(found) == 3
+    shares = re.findall(r"^\| fit, fast loader, float32 .* (\d+)% \|$", printed, re.MULTILINE)
+    assert f"some {('nine', 'ten')[round(100 / max(map(int, shares))) - 9]} times as fast, or more" in README
     cells = [speed + (f" ({ratio})" if name != "usual loop, float32" else "") for speed, ratio in found]
     assert f"| {row} | {' | '.join(cells)} |" in README
 
@@ -161,6 +163,9 @@ def test_two_trainings_on_a_gpu_were_equal_as_the_record_says():
     assert f"two epochs of {record['images']:,} images each" in text
     slower = [1 - ratio for ratio in ratios if ratio < 0.9]
     assert len(slower) == 4
+    apart = max(max(run["images_per_second"]) / min(run["images_per_second"]) for run in record["runs"].values())
+    assert round(apart - 1, 1) == 0.5
+    assert "those of one network differ by up to half" in text
     assert f"Four of them were slower for it, by {min(slower):.0%} to {max(slower):.0%}" in text
 
 

@@ -136,6 +136,16 @@ def test_bad_arguments_are_named(loaders):
         fit(model, *loaders, epochs=1, precision="half")
 
 
+def test_a_network_with_dilated_depthwise_convolutions_trains_in_float32(loaders, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), depthwise, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    history = fit(model, *loaders, epochs=1, device="cpu", verbose=False)
+    assert history.run["precision"] == "float32"
+    with pytest.raises(ValueError, match="on a CPU torch can get the gradient of '1' wrong in it"):
+        fit(model, *loaders, epochs=1, device="cpu", precision="bfloat16")
+
+
 def test_bfloat16_trains_too(loaders):
     history = fit(build_network("dilated_net"), *loaders, epochs=1, precision="bfloat16", verbose=False)
     assert history.train_loss[0] == pytest.approx(math.log(10), rel=0.3)
