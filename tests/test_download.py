@@ -212,14 +212,15 @@ def test_a_damaged_beginning_is_found_and_fetched_anew(fetch):
         ("short", "its file has 1,000 bytes, not 1,000,000"),
         ("endless", "more than the 1,000,000 bytes"),
         ("page", "its file has 26 bytes"),
-        ("stall", "silent for 0.5 seconds"),
-        ("header", "silent for 0.5 seconds"),
+        ("stall", "silent for 1 seconds"),
+        ("header", "silent for 1 seconds"),
         ("slow", "kB a second"),
         ("crumbs", "kB a second"),
     ],
 )
 def test_a_place_that_misbehaves_is_left_for_the_next_and_named_if_there_is_none(fetch, monkeypatch, name, reason):
-    monkeypatch.setattr(room, "CONNECT_OR_STALL", 0.5)
+    if name in ("stall", "header"):  # a busy machine may keep the others silent for a moment
+        monkeypatch.setattr(room, "CONNECT_OR_STALL", 1)
     monkeypatch.setattr(room, "RATE_WINDOW", 0.3)
     monkeypatch.setattr(room, "LEAST_RATE", 10_000_000)
     if name in ("slow", "crumbs"):
