@@ -124,8 +124,9 @@ def training_precision(model: nn.Module, device: torch.device, precision: str | 
     if device.type != "cpu" or chosen != "bfloat16":
         return chosen
     for name, layer in model.named_modules():
-        convolution = isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
-        if convolution and layer.groups > 1 and layer.dilation[0] > 1 and not hasattr(layer, "undilated_inside"):
+        if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) or getattr(layer, "undilated_inside", False):
+            continue
+        if layer.groups > 1 and layer.dilation[0] > 1:
             if precision is None:
                 return "float32"
             raise ValueError(
