@@ -33,6 +33,7 @@ from eva_utils.models.blocks import (
     separable_relu_norm,
     start_at_identity,
 )
+from eva_utils.models.gated_mirror_net import GatedMirror
 from eva_utils.models.mirror_net import MirrorNet, mirror_convs, mirror_norm_relu, mirror_separable
 from eva_utils.optimizers import Muon, decay_groups, muon_groups, one_cycle
 from eva_utils.predictions import Calibration, Predictions, predict
@@ -86,6 +87,7 @@ __all__ = [
     "Distillation",
     "EpochSampler",
     "Evaluation",
+    "GatedMirror",
     "History",
     "ImageSet",
     "LrRange",

@@ -74,6 +74,7 @@ RECIPES = {
     "residual_net": OWN | {"epochs": 90, "final": 0.05},
     "small_mirror_net": MIRROR,
     "mirror_net": MIRROR,
+    "small_gated_mirror_net": MIRROR,
 }
 
 

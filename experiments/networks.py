@@ -15,7 +15,15 @@ from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable, separable_norm_relu
 from eva_utils.models.blocks import Residual, depthwise
-from eva_utils.models.mirror_net import MirrorNet, mirror_convs, mirror_norm_relu, mirror_separable
+from eva_utils.models.gated_mirror_net import GatedMirror, MirrorNorm
+from eva_utils.models.mirror_net import (
+    MirrorConv2d,
+    MirrorDepthwise,
+    MirrorNet,
+    mirror_convs,
+    mirror_norm_relu,
+    mirror_separable,
+)
 from eva_utils.models.residual_net import residual_net, small_residual_net
 
 
@@ -93,7 +101,7 @@ class DilatedDepthwise(nn.Conv2d):
     """A dilated depthwise convolution of equal size, computed as one without dilation of each subgrid.
 
     A dilated kernel reads every ``dilation``-th place: on the subgrid of such places it is an undilated one, for which
-    torch has faster code on a CPU. The numbers are those of nn.Conv2d.
+    torch has faster code. The numbers are those of nn.Conv2d.
     """
 
     undilated_inside = True  # what eva_utils.runtime.training_precision asks for
@@ -104,14 +112,29 @@ class DilatedDepthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        (count, _, height, width), step = x.shape, self.dilation[0]
-        rows, columns = math.ceil(height / step), math.ceil(width / step)
-        x = F.pad(x, (0, columns * step - width, 0, rows * step - height))
-        x = x.unflatten(3, (columns, step)).unflatten(2, (rows, step))
-        x = x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2)  # (count * step * step, rows, columns, channels)
-        x = F.conv2d(x.movedim(-1, 1), self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
-        x = x.movedim(1, -1).unflatten(0, (count, step, step)).permute(0, 3, 1, 4, 2, 5)
-        return x.flatten(3, 4).flatten(1, 2).movedim(-1, 1)[:, :, :height, :width]
+        return on_subgrids(x, self.weight, self.bias, self.dilation[0])
+
+
+class DilatedMirrorDepthwise(MirrorDepthwise):
+    """The library's layer, computed in the same way."""
+
+    undilated_inside = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return on_subgrids(x, self.both_kernels(), None, self.dilation[0])
+
+
+def on_subgrids(x: Tensor, kernels: Tensor, bias: Tensor | None, step: int) -> Tensor:
+    """Return the dilated depthwise convolution of maps (N, channels, H, W), of the same shape."""
+    count, channels, height, width = x.shape
+    rows, columns = math.ceil(height / step), math.ceil(width / step)
+    x = F.pad(x, (0, columns * step - width, 0, rows * step - height))
+    x = x.unflatten(3, (columns, step)).unflatten(2, (rows, step))
+    x = x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2)  # (count * step * step, rows, columns, channels)
+    x = F.conv2d(x.movedim(-1, 1), kernels, bias, padding=kernels.shape[2] // 2, groups=channels)
+    x = x.movedim(1, -1).unflatten(0, (count, step, step)).permute(0, 3, 1, 4, 2, 5)
+    return x.flatten(3, 4).flatten(1, 2).movedim(-1, 1)[:, :, :height, :width]
 
 
 class ManyScales(nn.Module):
@@ -249,6 +272,50 @@ def large_kernel_net(num_classes: int = 10) -> nn.Sequential:
         *(separable_norm_relu(48, 76, stride=2), LargeKernel(76), LargeKernel(76, dilation=3), LargeKernel(76)),
         *head(76, num_classes),
     )
+
+
+def wide_large_kernel_net(num_classes: int = 10) -> nn.Sequential:
+    """Return two such blocks at 32x32 and four, wider, at 16x16: 172,824 parameters and 59 million multiply-adds."""
+    return nn.Sequential(
+        *(conv_norm_relu(3, 48), LargeKernel(48), LargeKernel(48, dilation=3)),
+        separable_norm_relu(48, 102, stride=2),
+        *(LargeKernel(102), LargeKernel(102, dilation=3), LargeKernel(102), LargeKernel(102)),
+        *head(102, num_classes),
+    )
+
+
+def gated_mirror(num_classes: int = 10, *, stages: tuple[tuple[int, tuple[int, ...]], ...]) -> MirrorNet:
+    """Return another form of `small_gated_mirror_net`, of these widths and dilations of the blocks at each size."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width, dilations in stages:
+        change: tuple[nn.Module, ...] = (MirrorConv2d(channels, width, of_image=True),)
+        if layers:
+            change = MirrorDepthwise(channels), MirrorConv2d(channels, width, kernel_size=1, stride=2)
+        blocks = (GatedMirror(width, dilation=dilation) for dilation in dilations)
+        layers += [nn.Sequential(*change, MirrorNorm(width // 2)), *blocks]
+        channels = width
+    return MirrorNet(*layers, channels=channels, num_classes=num_classes)
+
+
+def gated_mirror_32_100(num_classes: int = 10) -> MirrorNet:
+    """Return one block fewer at 32x32, and wider ones at 16x16: 95,544 parameters, 56 million multiply-adds."""
+    return gated_mirror(num_classes, stages=((32, (1, 3)), (100, (1, 3, 1, 3, 1))))
+
+
+def gated_mirror_32_80_128(num_classes: int = 10) -> MirrorNet:
+    """Return one whose last block is at 8x8: 99,256 parameters, 45 million multiply-adds."""
+    return gated_mirror(num_classes, stages=((32, (1, 3)), (80, (1, 3, 1, 3, 1)), (128, (1,))))
+
+
+def gated_mirror_32_96_176(num_classes: int = 10) -> MirrorNet:
+    """Return a wider one, two blocks of it at 8x8: 184,272 parameters, 59 million multiply-adds."""
+    return gated_mirror(num_classes, stages=((32, (1, 3)), (96, (1, 3, 1, 3)), (176, (1, 1))))
+
+
+def gated_mirror_32_112_176(num_classes: int = 10) -> MirrorNet:
+    """Return another with fewer and wider blocks at 16x16: 185,928 parameters, 59 million multiply-adds."""
+    return gated_mirror(num_classes, stages=((32, (1, 3)), (112, (1, 3, 1)), (176, (1, 1))))
 
 
 def shared(first: nn.Conv2d, second: nn.Conv2d, *, gated: bool = False) -> Residual:
@@ -391,6 +458,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "separable_stack": separable_stack,
     "full_size_stack": full_size_stack,
     "large_kernel_net": large_kernel_net,
+    "wide_large_kernel_net": wide_large_kernel_net,
+    "gated_mirror_32_100": gated_mirror_32_100,
+    "gated_mirror_32_80_128": gated_mirror_32_80_128,
+    "gated_mirror_32_96_176": gated_mirror_32_96_176,
+    "gated_mirror_32_112_176": gated_mirror_32_112_176,
     "shared_pair": shared_pair,
     "two_pairs": two_pairs,
     "gated_pairs": gated_pairs,

@@ -161,13 +161,21 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
 
 
 def depthwise(layer: nn.Conv2d, side: int) -> nn.Conv2d:
-    """Return a depthwise layer like this one, with kernels of ``side`` and the code that is fast on the device."""
+    """Return a depthwise layer like this one, with kernels of ``side``, the same ones where it is this one's.
+
+    A dilated one is returned in the form that is faster.
+    """
     count, dilation, bias = layer.groups, layer.dilation[0], layer.bias is not None
     if isinstance(layer, MirrorDepthwise):
-        return MirrorDepthwise(2 * count, side)
-    if dilation > 1 and eva.best_device().type == "cpu":
-        return networks.DilatedDepthwise(count, side, dilation=dilation, bias=bias)
-    return nn.Conv2d(count, count, side, 1, dilation * (side // 2), dilation, groups=count, bias=bias)
+        form = networks.DilatedMirrorDepthwise if dilation > 1 else MirrorDepthwise
+        made = form(2 * count, side, dilation=dilation)
+    elif dilation > 1:
+        made = networks.DilatedDepthwise(count, side, dilation=dilation, bias=bias)
+    else:
+        made = nn.Conv2d(count, count, side, 1, side // 2, groups=count, bias=bias)
+    if side == layer.kernel_size[0]:
+        made.load_state_dict(layer.state_dict())
+    return made
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:

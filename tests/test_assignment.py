@@ -289,7 +289,7 @@ def test_what_cannot_be_judged_stays_open_and_says_why():
     ("name", "tier"),
     [
         *(("small_residual_net", "bonus"), ("residual_net", "standard")),
-        *(("small_mirror_net", "bonus"), ("mirror_net", "standard")),
+        *(("small_mirror_net", "bonus"), ("mirror_net", "standard"), ("small_gated_mirror_net", "bonus")),
     ],
 )
 def test_our_own_networks_and_their_policy_meet_every_clause(name, tier):

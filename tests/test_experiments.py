@@ -23,6 +23,7 @@ from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
 from eva_utils.models.blocks import Residual
+from eva_utils.models.mirror_net import MirrorDepthwise
 from eva_utils.recipes import RECIPES
 from eva_utils.runtime import autocast, best_precision
 
@@ -32,6 +33,11 @@ OTHERS = {  # which their docstrings say
     "separable_stack": 94_528,
     "full_size_stack": 94_688,
     "large_kernel_net": 98_448,
+    "wide_large_kernel_net": 172_824,
+    "gated_mirror_32_100": 95_544,
+    "gated_mirror_32_80_128": 99_256,
+    "gated_mirror_32_96_176": 184_272,
+    "gated_mirror_32_112_176": 185_928,
     "shared_pair": 94_800,
     "two_pairs": 157_824,
     "gated_pairs": 170_592,
@@ -89,10 +95,13 @@ def test_the_networks_have_as_many_parameters_as_their_docstrings_say(networks):
         assert sum(p.numel() for p in networks.NETWORKS[name]().parameters()) == count
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 32, 32), (3, 5, 7, 16)])
-def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape):
-    quick = networks.DilatedDepthwise(5, kernel_size=7, dilation=3)
-    slow = torch.nn.Conv2d(5, 5, 7, padding=9, dilation=3, groups=5)
+@pytest.mark.parametrize("shape", [(2, 6, 32, 32), (3, 6, 7, 16)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape, mirrored):
+    quick = networks.DilatedDepthwise(6, kernel_size=7, dilation=3)
+    slow = torch.nn.Conv2d(6, 6, 7, padding=9, dilation=3, groups=6)
+    if mirrored:
+        quick, slow = networks.DilatedMirrorDepthwise(6, 7, dilation=3), MirrorDepthwise(6, 7, dilation=3)
     slow.load_state_dict(quick.state_dict())
     images = torch.randn(shape, requires_grad=True)
     found = []
@@ -103,13 +112,21 @@ def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "multiply_adds"), [("full_size_stack", 50e6), ("large_kernel_net", 47e6)])
-def test_the_designs_for_a_gpu_meet_the_clauses(networks, name, multiply_adds):
+@pytest.mark.parametrize(
+    ("name", "tier", "multiply_adds"),
+    [
+        *(("full_size_stack", "bonus", 50e6), ("large_kernel_net", "bonus", 47e6)),
+        *(("gated_mirror_32_100", "bonus", 56e6), ("gated_mirror_32_80_128", "bonus", 45e6)),
+        *(("gated_mirror_32_96_176", "standard", 59e6), ("gated_mirror_32_112_176", "standard", 59e6)),
+        ("wide_large_kernel_net", "standard", 59e6),
+    ],
+)
+def test_the_designs_for_a_gpu_meet_the_clauses(networks, name, tier, multiply_adds):
     model = networks.NETWORKS[name]().eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 32, 32))
     assert counter.get_total_flops() / 2 == pytest.approx(multiply_adds, rel=0.01)
-    assert eva.check_assignment(model, 0.9, RECIPES["small_mirror_net"]["policy"](), "bonus").passed is True
+    assert eva.check_assignment(model, 0.9, RECIPES["small_mirror_net"]["policy"](), tier).passed is True
 
 
 @pytest.mark.parametrize(
@@ -438,13 +455,20 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert dilations[2] == dilations[0], network
         sides = {layer.kernel_size for layer in convs[2] if layer.groups > 1}
         assert larger is None or sides == {(larger, larger)}, network
-    if eva.best_device().type == "cpu":
-        large = probe.build({"network": "large_kernel_net"}, 10).modules()
-        quick = [layer for layer in large if isinstance(layer, experiments("networks").DilatedDepthwise)]
+    networks = experiments("networks")
+    for name, form, sizes in (
+        ("large_kernel_net", networks.DilatedDepthwise, [48, 76]),
+        ("small_gated_mirror_net", networks.DilatedMirrorDepthwise, [16, 48, 48]),
+    ):
+        torch.manual_seed(0)
+        model = probe.build({"network": name}, 10)
+        quick = [layer for layer in model.modules() if isinstance(layer, form)]
         assert [(layer.groups, layer.kernel_size, layer.dilation) for layer in quick] == [
-            (48, (7, 7), (3, 3)),
-            (76, (7, 7), (3, 3)),
+            (count, (7, 7), (3, 3)) for count in sizes
         ]
+        torch.manual_seed(0)
+        plain = probe.FACTORIES[name]()
+        assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), model.parameters(), strict=True))
     mirror = probe.build({"network": "small_mirror_net", "depthwise": 5}, 10)
     assert sum(p.numel() for p in mirror.parameters()) == 95_055 + 4 * 48 * (25 - 9)
     assert mirror(torch.randn(2, 3, 32, 32)).shape == (2, 10)

@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
+from eva_utils.models.gated_mirror_net import MirrorGate, MirrorNorm
 from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwise, MirrorNet
 
 
@@ -47,7 +48,20 @@ def test_a_mirror_convolution_is_an_ordinary_one_of_an_image_and_of_its_mirror_i
 def test_the_blocks_say_the_mirrored_of_the_mirror_image():
     maps = torch.randn(2, 8, 6, 10)
     halves = BothHalves(nn.BatchNorm2d(4), SqueezeExcitation(4, 2))
-    for layer in (MirrorDepthwise(8, 5), halves, eva.mirror_convs(8, dilation=2), eva.mirror_separable(8)):
+    blocks = (
+        eva.mirror_convs(8, dilation=2),
+        eva.mirror_separable(8),
+        eva.GatedMirror(8),
+        eva.GatedMirror(8, dilation=3),
+    )
+    for layer in (
+        MirrorDepthwise(8, 5),
+        MirrorDepthwise(8, 7, dilation=3),
+        MirrorNorm(4),
+        MirrorGate(),
+        halves,
+        *blocks,
+    ):
         assert not torch.allclose(layer(maps.flip(3)), layer(maps), atol=1e-3)
         torch.testing.assert_close(layer(of_the_mirror_image(maps)), of_the_mirror_image(layer(maps)))
 
@@ -58,6 +72,29 @@ def test_both_halves_are_treated_as_more_places(memory_format):
     norm = nn.BatchNorm2d(4)
     expected = torch.cat(norm(torch.cat(maps.chunk(2, dim=1))).chunk(2), dim=1)  # as if they were images of their own
     torch.testing.assert_close(BothHalves(norm)(maps), expected)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_each_half_is_normalised_and_gated_by_itself(memory_format):
+    maps = torch.randn(3, 8, 6, 5).contiguous(memory_format=memory_format)
+    norm = MirrorNorm(4)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    for layer, alone in (
+        (norm, lambda half: nn.functional.layer_norm(half.mT, (4,), norm.weight, norm.bias).mT),
+        (MirrorGate(), lambda half: nn.functional.mish(half[:, :2]) * half[:, 2:]),
+    ):
+        expected = torch.cat([alone(half.flatten(2)).unflatten(2, (6, 5)) for half in maps.chunk(2, dim=1)], dim=1)
+        torch.testing.assert_close(layer(maps), expected)
+
+
+def test_a_gated_block_begins_beside_a_whole_shortcut():
+    block, maps = eva.GatedMirror(8), torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(block(maps), maps + block.body(maps))
+    with torch.no_grad():
+        block.scale.copy_(torch.tensor([0.0, 1, 2, 3])[:, None, None])
+    shares = torch.tensor([0.0, 1, 2, 3, 0, 1, 2, 3])[:, None, None]
+    torch.testing.assert_close(block(maps), maps * shares + block.body(maps))
 
 
 def test_an_image_and_its_mirror_image_have_the_same_logits():
@@ -91,6 +128,8 @@ def test_what_has_no_halves_is_refused():
     for arguments in ((5,), (4, 2)):
         with pytest.raises(ValueError, match="expected two halves and an odd size"):
             MirrorDepthwise(*arguments)
+    with pytest.raises(ValueError, match="expected two halves"):
+        eva.GatedMirror(5)
     with pytest.raises(ValueError, match="a map of 3 channels has no halves"):
         BothHalves(nn.ReLU())(torch.zeros(1, 3, 4, 4))
     for options in ({"kernel_size": 2}, {"stride": 3}):

@@ -21,6 +21,7 @@ PARAMETERS = {
     "residual_net": 191_264,
     "small_mirror_net": 95_055,
     "mirror_net": 193_632,
+    "small_gated_mirror_net": 91_424,
 }
 MULTIPLY_ADDS = {
     "dilated_net": 11.2e6,
@@ -29,6 +30,7 @@ MULTIPLY_ADDS = {
     "residual_net": 29.7e6,
     "small_mirror_net": 40.4e6,
     "mirror_net": 57.1e6,
+    "small_gated_mirror_net": 57.6e6,
 }
 RECEPTIVE_FIELD = {  # height and width
     "dilated_net": (115, 115),
@@ -37,6 +39,7 @@ RECEPTIVE_FIELD = {  # height and width
     "residual_net": (49, 49),
     "small_mirror_net": (69, 72),
     "mirror_net": (97, 100),
+    "small_gated_mirror_net": (143, 144),
 }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from eva_utils.checks import whole_number
 from eva_utils.models.dilated_net import DilatedNet
 from eva_utils.models.dilated_separable_net import DilatedSeparableNet
+from eva_utils.models.gated_mirror_net import small_gated_mirror_net
 from eva_utils.models.mirror_net import mirror_net, small_mirror_net
 from eva_utils.models.residual_net import residual_net, small_residual_net
 
@@ -20,6 +21,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "residual_net": residual_net,
     "small_mirror_net": small_mirror_net,
     "mirror_net": mirror_net,
+    "small_gated_mirror_net": small_gated_mirror_net,
 }
 
 

@@ -67,16 +67,19 @@ class MirrorDepthwise(nn.Conv2d):
     Raises ValueError for an odd number of channels and an even kernel.
     """
 
-    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3, *, dilation: int = 1) -> None:
         if channels % 2 or kernel_size % 2 == 0:
             raise ValueError(f"{channels} channels, kernel_size={kernel_size}: expected two halves and an odd size")
-        half = channels // 2
-        super().__init__(half, half, kernel_size, padding=kernel_size // 2, groups=half, bias=False)
+        half, padding = channels // 2, dilation * (kernel_size // 2)
+        super().__init__(half, half, kernel_size, 1, padding, dilation, groups=half, bias=False)
+
+    def both_kernels(self) -> Tensor:
+        """Return the kernels of both halves, (channels, 1, size, size)."""
+        return torch.cat([self.weight, self.weight.flip(3)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        kernels = torch.cat([self.weight, self.weight.flip(3)])
-        return F.conv2d(x, kernels, None, 1, self.padding, groups=2 * self.groups)
+        return F.conv2d(x, self.both_kernels(), None, 1, self.padding, self.dilation, groups=2 * self.groups)
 
 
 class BothHalves(nn.Sequential):

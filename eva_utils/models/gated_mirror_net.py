@@ -1,0 +1,68 @@
+"""A network of large depthwise kernels and gated mixes of the channels, equivariant to the mirror.
+
+Its blocks are those of ConvNeXt (Liu et al. 2022), with a gate in place of the activation (Dauphin et al. 2017) and
+mirror convolutions in place of ordinary ones: see :mod:`eva_utils.models.mirror_net` for the halves of the channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eva_utils.models.mirror_net import MirrorConv2d, MirrorDepthwise, MirrorNet
+
+
+class MirrorNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each place, of either half by itself with the same numbers.
+
+    ``channels`` are those of one half.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 2 * channels, H, W) to the same shape."""
+        halves = x.movedim(1, -1).unflatten(-1, (2, -1))  # (N, H, W, 2, channels), which is the layout in memory
+        return super().forward(halves).flatten(-2).movedim(-1, 1)
+
+
+class MirrorGate(nn.Module):
+    """Multiply the second half of each half's channels by Mish (Misra 2019) of the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 2 * channels, H, W) to (N, channels, H, W)."""
+        gates, values = x.movedim(1, -1).unflatten(-1, (2, 2, -1)).unbind(-2)  # (N, H, W, 2, channels / 2) each
+        return (F.mish(gates.contiguous()) * values).flatten(-2).movedim(-1, 1)
+
+
+class GatedMirror(nn.Module):
+    """A depthwise 7x7 convolution, normalisation and a gated mix of the channels, beside a scaled shortcut.
+
+    ``channels`` counts both halves; the learned scale has one number for a channel and its mirrored twin.
+    """
+
+    def __init__(self, channels: int, *, dilation: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(MirrorDepthwise(channels, 7, dilation=dilation), MirrorNorm(channels // 2)),
+            *(MirrorConv2d(channels, 2 * channels, kernel_size=1), MirrorGate()),
+            MirrorConv2d(channels, channels, kernel_size=1),
+        )
+        self.scale = nn.Parameter(torch.ones(channels // 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return x * torch.cat([self.scale, self.scale]) + self.body(x)
+
+
+def small_gated_mirror_net(num_classes: int = 10) -> MirrorNet:
+    """Return three gated blocks at 32x32 and five at 16x16: 91,424 parameters.
+
+    57.6 million multiply-adds, receptive field 143x144 before the pooling.
+    """
+    return MirrorNet(
+        nn.Sequential(MirrorConv2d(3, 32, of_image=True), MirrorNorm(16)),
+        *(GatedMirror(32, dilation=dilation) for dilation in (1, 3, 1)),
+        # 32x32 -> 16x16
+        nn.Sequential(MirrorDepthwise(32), MirrorConv2d(32, 96, kernel_size=1, stride=2), MirrorNorm(48)),
+        *(GatedMirror(96, dilation=dilation) for dilation in (1, 3, 1, 3, 1)),
+        channels=96,
+        num_classes=num_classes,
+    )
