@@ -498,9 +498,11 @@ def test_the_library_trains_our_own_networks_as_their_records_say(experiments, s
 def test_the_pages_say_what_the_final_runs_reached():
     page, lessons = (path.read_text(encoding="utf-8") for path in (EXPERIMENTS / "README.md", LESSONS))
     own = [
-        path.stem for path in RECORDS if re.fullmatch(r"(small_)?(residual|mirror)_net_(\d|\d+_epochs)_test", path.stem)
+        path.stem
+        for path in RECORDS
+        if re.fullmatch(r"(small_)?(residual|(gated_)?mirror)_net_(\d|\d+_epochs)_test", path.stem)
     ]
-    assert len(own) == 13
+    assert len(own) == 16
     taught = [path.stem for path in RECORDS if "_taught_" in path.stem and path.stem.endswith("_test")]
     assert len(taught) >= 5
     published = [
@@ -723,6 +725,78 @@ def test_notebook_08_draws_the_cut_trainings_as_their_records_say(cut):
     assert not longer
 
 
+def test_the_lessons_say_what_large_kernels_brought(networks):
+    section = LESSONS.read_text(encoding="utf-8").partition("## Large kernels")[2].partition("\n## ")[0]
+    words = " ".join(section.split())
+    printed = (EXPERIMENTS / "records" / "cut" / "large_kernels.md").read_text(encoding="utf-8")
+    reached = {}
+    for name, lines in re.findall(r"^## (\w+)\n\n```text\n(.*?)```", printed, re.MULTILINE | re.DOTALL):
+        columns = [line.split() for line in lines.splitlines()[1:]]
+        assert [int(line[0]) for line in columns] == [*range(1, len(columns) + 1)]
+        reached[name] = [line[4] for line in columns]
+        model = (eva.NETWORKS | networks.NETWORKS)[name]().eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 32, 32))
+        size = f"{sum(p.numel() for p in model.parameters()):,} | {counter.get_total_flops() / 2e6:.1f}"
+        twelfth = f" {reached[name][11]}" if len(columns) >= 12 else ""
+        assert re.search(rf"^\| `{name}`[^|]*\| {size} \| {reached[name][7]} \|{twelfth} \|$", section, re.MULTILINE)
+    lengths = [len(accuracies) for accuracies in reached.values()]
+    assert f"after {min(lengths)} to {max(lengths)} of them" in words
+    twelfth = {name: float(found[11].rstrip("%")) for name, found in reached.items() if len(found) >= 12}
+    small, wide = (twelfth["small_gated_mirror_net"] - twelfth[f"{name}large_kernel_net"] for name in ("", "wide_"))
+    assert f"{small:.2f} points over the small one" in words
+    assert f"{wide:.2f} over the wide one" in words
+    assert max(set(twelfth) - {"mirror_net"}, key=twelfth.get) == "small_gated_mirror_net"
+
+    records = final_records("small_gated_mirror_net")
+    accuracies = [record["test_acc"] for record in records]
+    assert f"**{statistics.mean(accuracies):.2%} ± {100 * statistics.stdev(accuracies):.2f}**" in words
+    assert "{:.2%}, {:.2%} and {:.2%}".format(*accuracies) in words
+    before = final_records("small_mirror_net")
+    losses = [statistics.mean(record["history"]["test_loss"][-1] for record in found) for found in (records, before)]
+    assert f"the loss is {losses[0]:.3f}" in words
+    assert f"has {statistics.mean(record['test_acc'] for record in before):.2%} and {losses[1]:.3f} by" in words
+    early = [f"{statistics.mean(after(found, 12)):.2%}" for found in (records, before)]
+    assert "at epoch 12 it has {} where `small_mirror_net` had {}".format(*early) in words
+    level = [f"{statistics.mean(after(found, 41)):.2%}" for found in (records, before)]
+    assert "both are level, {} and {}".format(*level) in words
+    large = final_records("mirror_net")
+    agreed = [statistics.mean(after(found, 0, "train_acc")) for found in (records, large, before)]
+    assert (
+        "on {:.1%} of the images shown, `mirror_net` on {:.1%}, `small_mirror_net` on {:.1%}".format(*agreed) in words
+    )
+    rise = 100 * (statistics.mean(after(records, 105)) - statistics.mean(after(records, 90)))
+    assert f"From epoch 90 on the accuracy rose by {rise:.2f} points" in words
+    steps = sorted(250e3 / statistics.median(record["history"]["images_per_second"]) for record in records)
+    assert f"{steps[0]:.1f} to {steps[-1]:.1f} milliseconds a step" in words
+
+
+def final_records(network):
+    """Return the records of a network's final training, by seed."""
+    paths = [EXPERIMENTS / "records" / f"{network}_{seed}_test.json" for seed in range(3)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def test_notebook_08_draws_the_taught_trainings_as_their_records_say():
+    notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    (stated,) = (source for source in sources if source.startswith("taught = "))
+    taught = ast.literal_eval(stated.removeprefix("taught = "))
+    assert list(taught) == ["mirror_net", "small_gated_mirror_net", "small_mirror_net"]
+    ends = []
+    for name, accuracies in taught.items():
+        records = final_records(name)
+        assert accuracies == [round(100 * statistics.mean(after(records, epoch)), 1) for epoch in range(7, 106, 14)]
+        ends.append(
+            [statistics.mean(after(records, epoch, key)) for epoch, key in ((0, "test_loss"), (0, "train_acc"))]
+        )
+    (large, gated, small), (says,) = ends, [text for text in sources if text.startswith("After 12 epochs it is")]
+    assert f"({gated[0]:.3f}, where `small_mirror_net` has {small[0]:.3f} and `mirror_net` {large[0]:.3f})" in says
+    assert f"with its teacher on {gated[1]:.1%} of the images that it is shown" in says
+    assert f"`mirror_net` ({large[1]:.1%})" in says
+    assert f"`small_mirror_net` on {small[1]:.1%}" in says
+
+
 def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):
     ingredients = experiments("ingredients")
     seeds = {"of one": [0.5], "of two": [0.80, 0.82], "of three": [0.6, 0.7, 0.8]}  # variances 0.0002 and 0.01
@@ -801,7 +875,7 @@ def test_the_weights_do_what_their_record_says(experiments, real_images, path):
     if not record["history"]["run"]["test images"].endswith(images):
         pytest.skip("the record is of other images")
     shipped, near = SHIPPED.get(path.stem), 0.0005
-    if not shipped and "H100" in record.get("device", ""):  # other seeds: on all images they would take minutes more
+    if not shipped and "NVIDIA" in record.get("device", ""):  # other seeds: on all images they would take minutes more
         test_set, near = test_set.subset(np.random.default_rng(0).permutation(len(test_set))[:2000]), 0.02
     model = eva.load_pretrained(shipped) if shipped else experiments("probe").load(path, len(test_set.classes))
     model.to(memory_format=torch.channels_last)
