@@ -12,7 +12,7 @@ import torch
 
 import eva_utils as eva
 from eva_utils.recipes import prepare
-from eva_utils.runtime import prepare_determinism
+from eva_utils.runtime import prepare_determinism, training_precision
 
 
 def main() -> None:
@@ -26,17 +26,19 @@ def main() -> None:
     if args.count is not None:
         sets = tuple(images.subset(range(min(args.count, len(images)))) for images in sets)
     ways = {"deterministic": True, "as it comes": False}
-    rows, measured = [], {}
+    device, rows, measured = eva.best_device(), [], {}
     for network in eva.NETWORKS:
+        precision = training_precision(eva.build_network(network), device)
         for name, deterministic in ways.items():
             runs = [train(network, sets, args.epochs, deterministic) for _ in range(2)]
             same = all(torch.equal(a, b) for a, b in zip(runs[0][0], runs[1][0], strict=True))
             speeds = [speed for _, speed in runs]
-            rows.append((network, name, "equal" if same else "different", f"{statistics.median(speeds):,.0f}"))
+            rows.append(
+                (network, name, "equal" if same else "different", precision, f"{statistics.median(speeds):,.0f}")
+            )
             measured[f"{network}, {name}"] = {"equal": same, "images_per_second": speeds}
-    device = eva.best_device()
-    header = ("network", "run", "bits of two runs", "images/s")
-    common.print_table(f"{args.epochs} epochs on {device.type} in {eva.best_precision(device)}", header, rows)
+    header = ("network", "run", "bits of two runs", "precision", "images/s")
+    common.print_table(f"{args.epochs} epochs on {device.type}", header, rows)
     common.save_record(args.out, {"images": len(sets[0]), "epochs": args.epochs, "runs": measured})
     if any(not run["equal"] for name, run in measured.items() if "as it comes" not in name):
         raise SystemExit("two deterministic runs differ")

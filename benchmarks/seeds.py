@@ -14,6 +14,7 @@ import common
 
 import eva_utils as eva
 from eva_utils.recipes import prepare
+from eva_utils.runtime import training_precision
 
 USUAL = "ordinary loader, float32"
 
@@ -32,7 +33,7 @@ def main() -> None:
     if args.count < len(train_set):
         train_set = eva.hold_out(train_set, args.count)[1]  # as many of each class
     sets = (train_set, test_set)
-    best = eva.best_precision(eva.best_device())
+    best = training_precision(eva.build_network(args.network), eva.best_device())
     contenders = {USUAL: (False, "float32"), "fast loader, float32": (True, "float32")}
     if best != "float32":
         contenders |= {f"{kind} loader, {best}": (kind == "fast", best) for kind in ("ordinary", "fast")}

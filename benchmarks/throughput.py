@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import eva_utils as eva
 from eva_utils.recipes import RECIPES, sgd
+from eva_utils.runtime import training_precision
 
 USUAL = "usual loop, float32"
 
@@ -37,7 +38,8 @@ def main() -> None:
     compared = compiled_contenders if args.compiled else contenders
     device, (whole_set, _) = eva.best_device(), eva.load_images(args.images)
     train_set = whole_set.subset(range(min(args.count, len(whole_set))))
-    rates = {precision: matrix_rate(device, precision) for precision in precisions(device)}
+    needed = dict.fromkeys(precision for network in args.network for precision in precisions(network, device))
+    rates = {precision: matrix_rate(device, precision) for precision in needed}
     bandwidth = copy_rate(device)
     measured = {}
     for network in args.network:
@@ -63,9 +65,9 @@ def main() -> None:
     common.save_record(args.out, images | {"rates_a_second": rates, "networks": measured})
 
 
-def precisions(device: torch.device) -> list[str]:
-    """Return the precisions to measure: float32, and what the device is best at."""
-    return list(dict.fromkeys(["float32", eva.best_precision(device)]))
+def precisions(network: str, device: torch.device) -> list[str]:
+    """Return the precisions to measure: float32, and the one that ``fit`` chooses where that is another."""
+    return list(dict.fromkeys(["float32", training_precision(eva.build_network(network), device)]))
 
 
 def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> dict[str, Callable[[], float]]:
@@ -85,7 +87,7 @@ def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> d
     test_loader = eva.make_loader(train_set.subset([0]), eva.eval_policy(), batch_size=1, fast=True, device=device)
     for kind, arguments in (("ordinary loader", {}), ("fast loader", {"fast": True, "device": device})):
         loader = eva.make_loader(train_set, policy, batch_size=batch_size, shuffle=True, **arguments)
-        for precision in precisions(device):
+        for precision in precisions(network, device):
             made[f"fit, {kind}, {precision}"] = _fit(network, loader, test_loader, device, precision)
     last = _fit(network, loader, test_loader, device, precision)
     made[f"the last, channels first, {precision}"] = lambda: _channels_first(last)
@@ -94,7 +96,7 @@ def contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> d
 
 def compiled_contenders(network: str, train_set: eva.ImageSet, device: torch.device) -> dict[str, Callable[[], float]]:
     """Return what trains for an epoch with the fast loader in the best precision, as it is and compiled, by name."""
-    recipe, precision = RECIPES[network], eva.best_precision(device)
+    recipe, precision = RECIPES[network], precisions(network, device)[-1]
     batches = {"batch_size": recipe["batch_size"], "fast": True, "device": device}
     loader = eva.make_loader(train_set, recipe["policy"](), shuffle=True, **batches)
     test_loader = eva.make_loader(train_set.subset([0]), eva.eval_policy(), batch_size=1, fast=True, device=device)

@@ -101,7 +101,7 @@ class DilatedDepthwise(nn.Conv2d):
     """A dilated depthwise convolution of equal size, computed as one without dilation of each subgrid.
 
     A dilated kernel reads every ``dilation``-th place: on the subgrid of such places it is an undilated one, for which
-    torch has faster code. The numbers are those of nn.Conv2d.
+    torch has faster code on a CPU. The numbers are those of nn.Conv2d.
     """
 
     undilated_inside = True  # what eva_utils.runtime.training_precision asks for
@@ -116,7 +116,7 @@ class DilatedDepthwise(nn.Conv2d):
 
 
 class DilatedMirrorDepthwise(MirrorDepthwise):
-    """The library's layer, computed in the same way."""
+    """The library's layer, computed by `on_subgrids` as well."""
 
     undilated_inside = True
 
@@ -265,7 +265,7 @@ def large_kernel_net(num_classes: int = 10) -> nn.Sequential:
     """Return three such blocks at 32x32 and three at 16x16, for a GPU: 98,448 parameters and 47 million multiply-adds.
 
     After `many_scales`, but by the assignment's rules: each channel is seen at 7x7, a depthwise separable convolution
-    halves the size, and there is no fully connected layer. It was trained for 19 epochs only.
+    halves the size, and there is no fully connected layer.
     """
     return nn.Sequential(
         *(conv_norm_relu(3, 48), LargeKernel(48), LargeKernel(48, dilation=3), LargeKernel(48)),
@@ -285,7 +285,10 @@ def wide_large_kernel_net(num_classes: int = 10) -> nn.Sequential:
 
 
 def gated_mirror(num_classes: int = 10, *, stages: tuple[tuple[int, tuple[int, ...]], ...]) -> MirrorNet:
-    """Return another form of `small_gated_mirror_net`, of these widths and dilations of the blocks at each size."""
+    """Return another form of `small_gated_mirror_net`, of these widths and dilations of the blocks at each size.
+
+    The forms below tell parameters and multiply-adds.
+    """
     layers: list[nn.Module] = []
     channels = 3
     for width, dilations in stages:
@@ -299,22 +302,22 @@ def gated_mirror(num_classes: int = 10, *, stages: tuple[tuple[int, tuple[int, .
 
 
 def gated_mirror_32_100(num_classes: int = 10) -> MirrorNet:
-    """Return one block fewer at 32x32, and wider ones at 16x16: 95,544 parameters, 56 million multiply-adds."""
+    """Return a gated mirror net with fewer blocks at 32x32, and wider ones at 16x16: 95,544 parameters, 56 million."""
     return gated_mirror(num_classes, stages=((32, (1, 3)), (100, (1, 3, 1, 3, 1))))
 
 
 def gated_mirror_32_80_128(num_classes: int = 10) -> MirrorNet:
-    """Return one whose last block is at 8x8: 99,256 parameters, 45 million multiply-adds."""
+    """Return a gated mirror net whose last block is at 8x8: 99,256 parameters, 45 million."""
     return gated_mirror(num_classes, stages=((32, (1, 3)), (80, (1, 3, 1, 3, 1)), (128, (1,))))
 
 
 def gated_mirror_32_96_176(num_classes: int = 10) -> MirrorNet:
-    """Return a wider one, two blocks of it at 8x8: 184,272 parameters, 59 million multiply-adds."""
+    """Return a wider gated mirror net, two blocks of it at 8x8: 184,272 parameters, 59 million."""
     return gated_mirror(num_classes, stages=((32, (1, 3)), (96, (1, 3, 1, 3)), (176, (1, 1))))
 
 
 def gated_mirror_32_112_176(num_classes: int = 10) -> MirrorNet:
-    """Return another with fewer and wider blocks at 16x16: 185,928 parameters, 59 million multiply-adds."""
+    """Return a gated mirror net with fewer blocks at 16x16, and wider ones: 185,928 parameters, 59 million."""
     return gated_mirror(num_classes, stages=((32, (1, 3)), (112, (1, 3, 1)), (176, (1, 1))))
 
 

@@ -154,16 +154,16 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
             square = layer.kernel_size == (3, 3)
             if strided and square and layer.stride == (2, 2):
                 layer.dilation = layer.padding = (strided, strided)
-            dilated = layer.dilation != (1, 1) and not isinstance(layer, networks.DilatedDepthwise)
+            dilated = layer.dilation != (1, 1) and not getattr(layer, "undilated_inside", False)
             if layer.groups > 1 and (dilated or (side and square)):  # depthwise, in all networks here
                 setattr(module, name, depthwise(layer, side if side and square else layer.kernel_size[0]))
     return model
 
 
 def depthwise(layer: nn.Conv2d, side: int) -> nn.Conv2d:
-    """Return a depthwise layer like this one, with kernels of ``side``, the same ones where it is this one's.
+    """Return a depthwise layer like this one, with kernels of ``side``, copied if that is their size already.
 
-    A dilated one is returned in the form that is faster.
+    A dilated one is returned in the form that computes it on subgrids.
     """
     count, dilation, bias = layer.groups, layer.dilation[0], layer.bias is not None
     if isinstance(layer, MirrorDepthwise):

@@ -550,6 +550,13 @@ def test_a_probe_refuses_what_it_would_pass_over(experiments, monkeypatch, capsy
     assert says in capsys.readouterr().err
 
 
+def test_the_list_of_runs_names_the_weights_that_are_the_librarys():
+    page = " ".join((EXPERIMENTS / "records" / "README.md").read_text(encoding="utf-8").split())
+    listed = re.findall(r"Those of ([^.]*?) are the library's, in `eva_utils/weights`", page)[0]
+    ours = [path.stem for path in RECORDS if path.stem in SHIPPED]
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(ours)
+
+
 def test_no_two_runs_share_a_record(experiments):
     ingredients = experiments("ingredients")
     assert len({ingredients.path(name, 0) for name in ingredients.RUNS}) == len(ingredients.RUNS)
@@ -725,7 +732,7 @@ def test_notebook_08_draws_the_cut_trainings_as_their_records_say(cut):
     assert not longer
 
 
-def test_the_lessons_say_what_large_kernels_brought(networks):
+def test_the_lessons_say_what_large_kernels_brought(networks, cut):
     section = LESSONS.read_text(encoding="utf-8").partition("## Large kernels")[2].partition("\n## ")[0]
     words = " ".join(section.split())
     printed = (EXPERIMENTS / "records" / "cut" / "large_kernels.md").read_text(encoding="utf-8")
@@ -742,11 +749,24 @@ def test_the_lessons_say_what_large_kernels_brought(networks):
         assert re.search(rf"^\| `{name}`[^|]*\| {size} \| {reached[name][7]} \|{twelfth} \|$", section, re.MULTILINE)
     lengths = [len(accuracies) for accuracies in reached.values()]
     assert f"after {min(lengths)} to {max(lengths)} of them" in words
-    twelfth = {name: float(found[11].rstrip("%")) for name, found in reached.items() if len(found) >= 12}
-    small, wide = (twelfth["small_gated_mirror_net"] - twelfth[f"{name}large_kernel_net"] for name in ("", "wide_"))
-    assert f"{small:.2f} points over the small one" in words
-    assert f"{wide:.2f} over the wide one" in words
-    assert max(set(twelfth) - {"mirror_net"}, key=twelfth.get) == "small_gated_mirror_net"
+    at = {
+        epoch: {name: float(found[epoch - 1].rstrip("%")) for name, found in reached.items() if len(found) >= epoch}
+        for epoch in (8, 12)
+    }
+    leads = {
+        epoch: {name: found["small_gated_mirror_net"] - found[name] for name in found} for epoch, found in at.items()
+    }
+    wider = leads[8]["gated_mirror_32_96_176"], leads[8]["gated_mirror_32_112_176"]
+    assert "of the two wider mirrored ones by {:.2f} and {:.2f} points".format(*wider) in words
+    assert f"10 million multiply-adds less, by {leads[12]['large_kernel_net']:.2f} points" in words
+    (alike,) = {f"{leads[12][name]:.2f}" for name in ("wide_large_kernel_net", "gated_mirror_32_100")}
+    assert f"the mirrored `gated_mirror_32_100` by {alike} each" in words
+    behind = (-leads[epoch]["mirror_net"] for epoch in (8, 12))
+    assert "`mirror_net` was {:.2f} and {:.2f} ahead of it".format(*behind) in words
+    for lead in leads.values():
+        assert min(lead[name] for name in set(lead) - {"mirror_net", "small_gated_mirror_net"}) > 0
+    assert len(leads[8]) == 8
+    assert len(leads[12]) == 5
 
     records = final_records("small_gated_mirror_net")
     accuracies = [record["test_acc"] for record in records]
@@ -760,7 +780,22 @@ def test_the_lessons_say_what_large_kernels_brought(networks):
     assert "at epoch 12 it has {} where `small_mirror_net` had {}".format(*early) in words
     level = [f"{statistics.mean(after(found, 41)):.2%}" for found in (records, before)]
     assert "both are level, {} and {}".format(*level) in words
+    peer = [f"{statistics.mean(after(cut['many_scales'], epoch)):.2%}" for epoch in (12, 41)]
+    assert "`many_scales`, in the cut training, had {} at epoch 12 and {} at epoch 41".format(*peer) in words
+    losses = [statistics.mean(after(found, 41, "test_loss")) for found in (cut["many_scales"], records)]
+    assert "the loss is {:.3f} and here {:.3f}".format(*losses) in words
+    both = {f"{statistics.mean(after(found, 41)):.1%}" for found in (cut["small_mirror_net"], before)}
+    assert both == {"89.1%"}
+    assert "in both `small_mirror_net` has 89.1% at epoch 41" in words
+    page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
+    assert f"At epoch 41 it had {level[0]}, where `many_scales` had had {peer[1]}" in page
+    away = 100 * (0.91 - round(statistics.mean(accuracies), 4))
+    assert f"The next aim, 91%, is {away:.2f} points away" in words
+    assert f"91% is {away:.2f} points away" in page
+    assert f"one of its three seeds has {max(accuracies):.2%}" in page
     large = final_records("mirror_net")
+    of_large = statistics.mean(record["test_acc"] for record in large)
+    assert f"91.5% is {100 * (0.915 - round(of_large, 4)):.2f} from `mirror_net`" in page
     agreed = [statistics.mean(after(found, 0, "train_acc")) for found in (records, large, before)]
     assert (
         "on {:.1%} of the images shown, `mirror_net` on {:.1%}, `small_mirror_net` on {:.1%}".format(*agreed) in words
@@ -769,6 +804,8 @@ def test_the_lessons_say_what_large_kernels_brought(networks):
     assert f"From epoch 90 on the accuracy rose by {rise:.2f} points" in words
     steps = sorted(250e3 / statistics.median(record["history"]["images_per_second"]) for record in records)
     assert f"{steps[0]:.1f} to {steps[-1]:.1f} milliseconds a step" in words
+    rates = [after(records, epoch, "lr")[0] / 0.05 for epoch in (90, 105)]
+    assert "the rate fell from {:.0%} to {:.0%} of the highest".format(*rates) in words
 
 
 def final_records(network):
@@ -777,24 +814,42 @@ def final_records(network):
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
-def test_notebook_08_draws_the_taught_trainings_as_their_records_say():
+def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut):
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     (stated,) = (source for source in sources if source.startswith("taught = "))
     taught = ast.literal_eval(stated.removeprefix("taught = "))
     assert list(taught) == ["mirror_net", "small_gated_mirror_net", "small_mirror_net"]
-    ends = []
+    losses = []
     for name, accuracies in taught.items():
         records = final_records(name)
         assert accuracies == [round(100 * statistics.mean(after(records, epoch)), 1) for epoch in range(7, 106, 14)]
-        ends.append(
-            [statistics.mean(after(records, epoch, key)) for epoch, key in ((0, "test_loss"), (0, "train_acc"))]
-        )
-    (large, gated, small), (says,) = ends, [text for text in sources if text.startswith("After 12 epochs it is")]
-    assert f"({gated[0]:.3f}, where `small_mirror_net` has {small[0]:.3f} and `mirror_net` {large[0]:.3f})" in says
-    assert f"with its teacher on {gated[1]:.1%} of the images that it is shown" in says
-    assert f"`mirror_net` ({large[1]:.1%})" in says
-    assert f"`small_mirror_net` on {small[1]:.1%}" in says
+        losses.append(statistics.mean(after(records, 0, "test_loss")))
+    (says,) = [text for text in sources if text.startswith("After 12 epochs it is")]
+    twelfth = [statistics.mean(after(final_records(name), 12)) for name in taught]
+    means = [statistics.mean(record["test_acc"] for record in final_records(name)) for name in taught]
+    ahead, behind = 100 * (means[1] - means[2]), 100 * (means[0] - means[1])
+    assert f"it is {100 * (twelfth[2] - twelfth[1]):.2f} points behind `small_mirror_net`" in says
+    assert f"at the end {ahead:.2f} ahead, and {behind:.2f} behind `mirror_net`" in says
+    assert f"{ahead:.2f} points more than `small_mirror_net`" in "".join(sources)
+    assert f"and {behind:.2f} less than `mirror_net`" in "".join(sources)
+    assert f"({losses[1]:.3f}, where `small_mirror_net` has {losses[2]:.3f} and `mirror_net` {losses[0]:.3f})" in says
+    parts = [
+        f"{statistics.mean(after(found, 41)):.1%}"
+        for found in (cut["many_scales"], final_records("small_gated_mirror_net"), final_records("small_mirror_net"))
+    ]
+    assert "had {} there, where this one has {} (and `small_mirror_net` {} in both)".format(*parts) in says
+    teacher = json.loads((EXPERIMENTS / "records" / "residual_teacher_1.json").read_text(encoding="utf-8"))["test_acc"]
+    for page in ("".join(sources), (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")):
+        assert f"{teacher:.2%}" in page
+    printed = (EXPERIMENTS / "records" / "cut" / "large_kernels.md").read_text(encoding="utf-8")
+    of_mirror, of_gated = (printed.partition(f"## {name}\n")[2] for name in ("mirror_net", "small_gated_mirror_net"))
+    quoted = [
+        f"{float(re.findall(rf'^ +{epoch} .*', lines, re.MULTILINE)[0].split()[4].rstrip('%')):.1f}%"
+        for lines in (of_gated, of_mirror)
+        for epoch in (8, 12)
+    ]
+    assert "{} after 8 epochs and {} after 12, where that has {} and {}".format(*quoted) in "".join(sources)
 
 
 def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):

@@ -136,6 +136,26 @@ def test_the_speeds_are_those_of_the_record(row, name):
     assert f"| {row} | {' | '.join(cells)} |" in README
 
 
+def test_the_speeds_of_two_mirror_nets_are_those_of_their_record():
+    path = "throughput_mirror_cpu.json", "networks"
+    quoted = []
+    for network, precision in (("mirror_net", "bfloat16"), ("small_gated_mirror_net", "float32")):
+        speeds = *path, network, "images_per_second"
+        quoted.append(median_of(*speeds, f"fit, fast loader, {precision}"))
+        quoted.append(quoted[-1] / median_of(*speeds, "usual loop, float32"))
+    text = " ".join(README.split())
+    words = (
+        "`mirror_net` {:.0f} images a second ({:.2f} times the usual loop), and `small_gated_mirror_net` {:.0f} ({:.2f}"
+    )
+    assert words.format(*quoted) in text
+    assert round(50_000 / quoted[2] / 60) == 7
+    assert "on two CPU cores an epoch takes seven minutes" in text
+    measured = json.loads((ROOT / "benchmarks" / "records" / path[0]).read_text(encoding="utf-8"))
+    assert measured["images"] == "CIFAR-10, JPEG q75"
+    assert f"in rounds of {measured['images_a_round']:,} images" in text
+    assert measured["machine"]["cores"] == 2
+
+
 @ROWS_OF_SPEEDS
 def test_the_speeds_on_a_gpu_are_those_that_were_printed(row, name):
     printed = (ROOT / "benchmarks" / "records" / "throughput_cuda.md").read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """A network of large depthwise kernels and gated mixes of the channels, equivariant to the mirror.
 
-Its blocks are those of ConvNeXt (Liu et al. 2022), with a gate in place of the activation (Dauphin et al. 2017) and
-mirror convolutions in place of ordinary ones: see :mod:`eva_utils.models.mirror_net` for the halves of the channels.
+Its blocks follow what github.com/xvel/cifar10-tiniest says of its network (a large depthwise kernel, normalisation, a
+gated mix of the channels, a shortcut with a learned scale), of mirror convolutions: :mod:`eva_utils.models.mirror_net`
+says what the halves of the channels are.
 """
 
 import torch
@@ -14,11 +15,11 @@ from eva_utils.models.mirror_net import MirrorConv2d, MirrorDepthwise, MirrorNet
 class MirrorNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each place, of either half by itself with the same numbers.
 
-    ``channels`` are those of one half.
+    ``normalized_shape`` is the number of channels of one half.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 2 * channels, H, W) to the same shape."""
+        """Map (N, 2 * normalized_shape, H, W) to the same shape."""
         halves = x.movedim(1, -1).unflatten(-1, (2, -1))  # (N, H, W, 2, channels), which is the layout in memory
         return super().forward(halves).flatten(-2).movedim(-1, 1)
 
@@ -29,13 +30,15 @@ class MirrorGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 2 * channels, H, W) to (N, channels, H, W)."""
         gates, values = x.movedim(1, -1).unflatten(-1, (2, 2, -1)).unbind(-2)  # (N, H, W, 2, channels / 2) each
+        # torch's code for a CPU computes Mish of what is not contiguous number by number, ten times as slowly
         return (F.mish(gates.contiguous()) * values).flatten(-2).movedim(-1, 1)
 
 
 class GatedMirror(nn.Module):
     """A depthwise 7x7 convolution, normalisation and a gated mix of the channels, beside a scaled shortcut.
 
-    ``channels`` counts both halves; the learned scale has one number for a channel and its mirrored twin.
+    ``channels`` counts both halves; the learned scale has one number for a channel and its mirrored twin. Raises
+    ValueError for an odd number of channels.
     """
 
     def __init__(self, channels: int, *, dilation: int = 1) -> None:

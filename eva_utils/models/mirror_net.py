@@ -62,9 +62,9 @@ class MirrorConv2d(nn.Conv2d):
 
 
 class MirrorDepthwise(nn.Conv2d):
-    """A depthwise convolution with such halves; the weight is (channels / 2, 1, size, size).
+    """A depthwise convolution with such halves, of equal size; the weight is (channels / 2, 1, size, size).
 
-    Raises ValueError for an odd number of channels and an even kernel.
+    ``dilation`` is that of its kernels. Raises ValueError for an odd number of channels and an even kernel.
     """
 
     def __init__(self, channels: int, kernel_size: int = 3, *, dilation: int = 1) -> None:
