@@ -60,6 +60,7 @@ PEERS = {  # the same recipe for all
     "`narrow_mirror_net`": "--network narrow_mirror_net",
     "`wide_residual_net`": "--network wide_residual_net",
     "`mirror_net`": "--network mirror_net",
+    "`small_gated_mirror_net`": "--network small_gated_mirror_net",
     "notebook 04's network": "--network dilated_net --identity",
     "notebook 05's network": "--network dilated_separable_net --identity",
     "ResNet-20": "--network resnet20",

@@ -838,7 +838,7 @@ def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut):
         f"{statistics.mean(after(found, 41)):.1%}"
         for found in (cut["many_scales"], final_records("small_gated_mirror_net"), final_records("small_mirror_net"))
     ]
-    assert "had {} there, where this one has {} (and `small_mirror_net` {} in both)".format(*parts) in says
+    assert "had {} after 41 epochs, where this one has {} (and `small_mirror_net` {} in both)".format(*parts) in says
     teacher = json.loads((EXPERIMENTS / "records" / "residual_teacher_1.json").read_text(encoding="utf-8"))["test_acc"]
     for page in ("".join(sources), (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")):
         assert f"{teacher:.2%}" in page
