@@ -18,9 +18,10 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32), *,
     ``input_size`` is one image's (channels, height, width). The table is made from a copy of the model on the CPU, in
     eval mode, so that the model, its mode, its BatchNorm statistics, its hooks and the random state stay as they were,
     on whatever device it is, also if the forward pass fails. As in torchsummary, layers stand in the order in
-    which they ran and sequences have no row. ``receptive_field=True`` adds a column with each row's receptive field
-    in pixels, as :func:`receptive_field` computes it, and raises its errors. Raises ValueError for a model on the meta
-    device or compiled by torch.jit.
+    which they ran, sequences have no row, and each row counts what it has as weight and bias: where the model has more
+    parameters, or shares some, a last line says how many there are. ``receptive_field=True`` adds a column with each
+    row's receptive field in pixels, as :func:`receptive_field` computes it, and raises its errors. Raises ValueError
+    for a model on the meta device or compiled by torch.jit.
     """
     clone = copy_of(model)
     table = io.StringIO()
@@ -33,6 +34,9 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32), *,
     text = table.getvalue()
     if receptive_field:
         text = _with_fields(text, _fields(clone, input_size))
+    count = sum(p.numel() for p in clone.parameters())
+    if f"\nTotal params: {count:,}\n" not in text:
+        text += f"The model has {count:,} parameters: some are no layer's weight or bias, or are shared.\n"
     print(text, end="")
     return text
 

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
-from eva_utils.models.gated_mirror_net import MirrorGate, MirrorNorm
+from eva_utils.models.gated_mirror_net import MirrorGate, MirrorNorm, MirrorScale
 from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwise, MirrorNet
 
 
@@ -59,6 +59,7 @@ def test_the_blocks_say_the_mirrored_of_the_mirror_image():
         MirrorDepthwise(8, 7, dilation=3),
         MirrorNorm(4),
         MirrorGate(),
+        MirrorScale(8),
         halves,
         *blocks,
     ):
@@ -92,7 +93,7 @@ def test_a_gated_block_begins_beside_a_whole_shortcut():
     block, maps = eva.GatedMirror(8), torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(block(maps), maps + block.body(maps))
     with torch.no_grad():
-        block.scale.copy_(torch.tensor([0.0, 1, 2, 3])[:, None, None])
+        block.shortcut.weight.copy_(torch.tensor([0.0, 1, 2, 3])[:, None, None])
     shares = torch.tensor([0.0, 1, 2, 3, 0, 1, 2, 3])[:, None, None]
     torch.testing.assert_close(block(maps), maps * shares + block.body(maps))
 

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from eva_utils.models import build_network
+from eva_utils.models import NETWORKS, build_network
 from eva_utils.receptive_field import receptive_field as compute
 from eva_utils.summary import summary
 
@@ -17,6 +17,22 @@ def test_the_table_is_the_published_one_character_for_character(name, capsys):
     returned = summary(build_network(name))
     assert returned == (TABLES / f"{name}.txt").read_text()
     assert capsys.readouterr().out == returned
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_total_is_that_of_all_parameters(name):
+    model = build_network(name)
+    count = sum(p.numel() for p in model.parameters())
+    assert summary(model).splitlines()[-9] == f"Total params: {count:,}"
+
+
+def test_parameters_that_torchsummary_does_not_see_are_told():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    model[1].scale = nn.Parameter(torch.ones(7))
+    assert summary(model).splitlines()[-1].startswith("The model has 23 parameters: some are no layer's weight or bias")
+    shared = nn.Conv2d(3, 3, 1)
+    assert "The model has 12 parameters: some" in summary(nn.Sequential(shared, nn.ReLU(), shared))
+    assert "The model has" not in summary(nn.Sequential(nn.Conv2d(3, 3, 1)))
 
 
 def test_the_model_and_the_random_state_stay_as_they_were():

@@ -34,11 +34,25 @@ class MirrorGate(nn.Module):
         return (F.mish(gates.contiguous()) * values).flatten(-2).movedim(-1, 1)
 
 
+class MirrorScale(nn.Module):
+    """Multiply each channel by a number of its own, which it shares with its mirrored twin; at first 1.
+
+    ``channels`` counts both halves; the weight is (channels / 2, 1, 1).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels // 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return x * torch.cat([self.weight, self.weight])
+
+
 class GatedMirror(nn.Module):
     """A depthwise 7x7 convolution, normalisation and a gated mix of the channels, beside a scaled shortcut.
 
-    ``channels`` counts both halves; the learned scale has one number for a channel and its mirrored twin. Raises
-    ValueError for an odd number of channels.
+    ``channels`` counts both halves. Raises ValueError for an odd number of them.
     """
 
     def __init__(self, channels: int, *, dilation: int = 1) -> None:
@@ -48,11 +62,11 @@ class GatedMirror(nn.Module):
             *(MirrorConv2d(channels, 2 * channels, kernel_size=1), MirrorGate()),
             MirrorConv2d(channels, channels, kernel_size=1),
         )
-        self.scale = nn.Parameter(torch.ones(channels // 2, 1, 1))
+        self.shortcut = MirrorScale(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        return x * torch.cat([self.scale, self.scale]) + self.body(x)
+        return self.shortcut(x) + self.body(x)
 
 
 def small_gated_mirror_net(num_classes: int = 10) -> MirrorNet:
