@@ -15,8 +15,9 @@ from torchvision.ops import SqueezeExcitation
 
 from eva_utils import conv, conv_norm_relu, residual_convs, residual_separable, separable_norm_relu
 from eva_utils.models.blocks import Residual, depthwise
-from eva_utils.models.gated_mirror_net import GatedMirror, MirrorNorm
+from eva_utils.models.gated_mirror_net import ChannelNorm, ChannelScale, GatedMirror, MishGate
 from eva_utils.models.mirror_net import (
+    BothHalves,
     MirrorConv2d,
     MirrorDepthwise,
     MirrorNet,
@@ -87,14 +88,6 @@ def densenet40(num_classes: int = 10, growth: int = 12) -> nn.Sequential:
             channels += growth
     layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(channels, num_classes))
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each place."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class DilatedDepthwise(nn.Conv2d):
@@ -249,16 +242,16 @@ class LargeKernel(nn.Module):
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.see = nn.Conv2d(channels, channels, 7, 1, 3 * dilation, dilation, groups=channels, bias=False)
-        self.norm = ChannelNorm(channels)
-        self.mix = conv(channels, 2 * channels, kernel_size=1)
-        self.out = conv(channels, channels, kernel_size=1)
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))  # of the shortcut
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 7, 1, 3 * dilation, dilation, groups=channels, bias=False),
+            *(ChannelNorm(channels), conv(channels, 2 * channels, kernel_size=1), MishGate()),
+            conv(channels, channels, kernel_size=1),
+        )
+        self.shortcut = ChannelScale(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        gate, value = self.mix(self.norm(self.see(x))).chunk(2, dim=1)
-        return x * self.scale + self.out(F.mish(gate) * value)
+        return self.shortcut(x) + self.body(x)
 
 
 def large_kernel_net(num_classes: int = 10) -> nn.Sequential:
@@ -296,7 +289,7 @@ def gated_mirror(num_classes: int = 10, *, stages: tuple[tuple[int, tuple[int, .
         if layers:
             change = MirrorDepthwise(channels), MirrorConv2d(channels, width, kernel_size=1, stride=2)
         blocks = (GatedMirror(width, dilation=dilation) for dilation in dilations)
-        layers += [nn.Sequential(*change, MirrorNorm(width // 2)), *blocks]
+        layers += [nn.Sequential(*change, BothHalves(ChannelNorm(width // 2))), *blocks]
         channels = width
     return MirrorNet(*layers, channels=channels, num_classes=num_classes)
 

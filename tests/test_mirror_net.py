@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 import eva_utils as eva
-from eva_utils.models.gated_mirror_net import MirrorGate, MirrorNorm, MirrorScale
+from eva_utils.models.gated_mirror_net import ChannelNorm, ChannelScale, MishGate
 from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwise, MirrorNet
 
 
@@ -57,9 +57,8 @@ def test_the_blocks_say_the_mirrored_of_the_mirror_image():
     for layer in (
         MirrorDepthwise(8, 5),
         MirrorDepthwise(8, 7, dilation=3),
-        MirrorNorm(4),
-        MirrorGate(),
-        MirrorScale(8),
+        BothHalves(ChannelNorm(4)),
+        BothHalves(MishGate()),
         halves,
         *blocks,
     ):
@@ -76,24 +75,23 @@ def test_both_halves_are_treated_as_more_places(memory_format):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_each_half_is_normalised_and_gated_by_itself(memory_format):
+def test_the_layers_of_a_gated_block_compute_what_they_say(memory_format):
     maps = torch.randn(3, 8, 6, 5).contiguous(memory_format=memory_format)
-    norm = MirrorNorm(4)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    for layer, alone in (
-        (norm, lambda half: nn.functional.layer_norm(half.mT, (4,), norm.weight, norm.bias).mT),
-        (MirrorGate(), lambda half: nn.functional.mish(half[:, :2]) * half[:, 2:]),
-    ):
-        expected = torch.cat([alone(half.flatten(2)).unflatten(2, (6, 5)) for half in maps.chunk(2, dim=1)], dim=1)
-        torch.testing.assert_close(layer(maps), expected)
+    norm, scale = ChannelNorm(8), ChannelScale(8)
+    for parameter in (*norm.parameters(), *scale.parameters()):
+        nn.init.normal_(parameter)
+    flat = maps.flatten(2).mT
+    of_norm = nn.functional.layer_norm(flat, (8,), norm.weight, norm.bias).mT.unflatten(2, (6, 5))
+    torch.testing.assert_close(norm(maps), of_norm)
+    torch.testing.assert_close(scale(maps), torch.einsum("nchw,c->nchw", maps, scale.weight.flatten()))
+    torch.testing.assert_close(MishGate()(maps), nn.functional.mish(maps[:, :4]) * maps[:, 4:])
 
 
 def test_a_gated_block_begins_beside_a_whole_shortcut():
     block, maps = eva.GatedMirror(8), torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(block(maps), maps + block.body(maps))
     with torch.no_grad():
-        block.shortcut.weight.copy_(torch.tensor([0.0, 1, 2, 3])[:, None, None])
+        block.shortcut[0].weight.copy_(torch.tensor([0.0, 1, 2, 3])[:, None, None])
     shares = torch.tensor([0.0, 1, 2, 3, 0, 1, 2, 3])[:, None, None]
     torch.testing.assert_close(block(maps), maps * shares + block.body(maps))
 
