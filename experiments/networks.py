@@ -5,11 +5,11 @@ kernels after the description of one with 97,530 parameters. All map (N, 3, 32, 
 """
 
 import itertools
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from quick_depthwise import QuickDepthwise
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
@@ -90,46 +90,6 @@ def densenet40(num_classes: int = 10, growth: int = 12) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(channels, num_classes))
 
 
-class DilatedDepthwise(nn.Conv2d):
-    """A dilated depthwise convolution of equal size, computed as one without dilation of each subgrid.
-
-    A dilated kernel reads every ``dilation``-th place: on the subgrid of such places it is an undilated one, for which
-    torch has faster code on a CPU. The numbers are those of nn.Conv2d.
-    """
-
-    undilated_inside = True  # what eva_utils.runtime.training_precision asks for
-
-    def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
-        padding = dilation * (kernel_size // 2)
-        super().__init__(channels, channels, kernel_size, 1, padding, dilation, groups=channels, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        return on_subgrids(x, self.weight, self.bias, self.dilation[0])
-
-
-class DilatedMirrorDepthwise(MirrorDepthwise):
-    """The library's layer, computed by `on_subgrids` as well."""
-
-    undilated_inside = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        return on_subgrids(x, self.both_kernels(), None, self.dilation[0])
-
-
-def on_subgrids(x: Tensor, kernels: Tensor, bias: Tensor | None, step: int) -> Tensor:
-    """Return the dilated depthwise convolution of maps (N, channels, H, W), of the same shape."""
-    count, channels, height, width = x.shape
-    rows, columns = math.ceil(height / step), math.ceil(width / step)
-    x = F.pad(x, (0, columns * step - width, 0, rows * step - height))
-    x = x.unflatten(3, (columns, step)).unflatten(2, (rows, step))
-    x = x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2)  # (count * step * step, rows, columns, channels)
-    x = F.conv2d(x.movedim(-1, 1), kernels, bias, padding=kernels.shape[2] // 2, groups=channels)
-    x = x.movedim(1, -1).unflatten(0, (count, step, step)).permute(0, 3, 1, 4, 2, 5)
-    return x.flatten(3, 4).flatten(1, 2).movedim(-1, 1)[:, :, :height, :width]
-
-
 class ManyScales(nn.Module):
     """Quarters of the channels look at one place, at 3x3, at 7x7 and, smoothed, at 21x21; then a gated mix."""
 
@@ -138,9 +98,10 @@ class ManyScales(nn.Module):
         quarter = channels // 4
         self.near = nn.Conv2d(quarter, quarter, 3, padding=1, groups=quarter)
         self.middle = nn.Conv2d(quarter, quarter, 7, padding=3, groups=quarter)
-        self.far = DilatedDepthwise(quarter, kernel_size=7, dilation=3)
+        self.far = QuickDepthwise(quarter, kernel_size=7, dilation=3)
         self.norm = ChannelNorm(channels)
         self.mix = nn.Conv2d(channels, 2 * channels, 1)
+        self.gate = MishGate()
         self.out = nn.Conv2d(channels, channels, 1)
         self.scale = nn.Parameter(torch.ones(channels, 1, 1))  # of the shortcut
 
@@ -149,8 +110,7 @@ class ManyScales(nn.Module):
         same, near, middle, far = x.chunk(4, dim=1)
         far = self.far(F.avg_pool2d(far, 3, stride=1, padding=1))
         seen = torch.cat([same, self.near(near), self.middle(middle), far], dim=1)
-        gate, value = self.mix(self.norm(seen)).chunk(2, dim=1)
-        return x * self.scale + self.out(F.mish(gate) * value)
+        return x * self.scale + self.out(self.gate(self.mix(self.norm(seen))))
 
 
 def many_scales(num_classes: int = 10) -> nn.Sequential:

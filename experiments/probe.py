@@ -21,6 +21,7 @@ import answers
 import networks
 import torch
 import torch.nn.functional as F
+from quick_depthwise import QuickDepthwise, QuickMirrorDepthwise
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 from torchvision.transforms import v2
@@ -154,8 +155,8 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
             square = layer.kernel_size == (3, 3)
             if strided and square and layer.stride == (2, 2):
                 layer.dilation = layer.padding = (strided, strided)
-            dilated = layer.dilation != (1, 1) and not getattr(layer, "undilated_inside", False)
-            if layer.groups > 1 and (dilated or (side and square)):  # depthwise, in all networks here
+            plain = layer.groups == layer.in_channels and not getattr(layer, "undilated_inside", False)
+            if plain and (layer.dilation != (1, 1) or not square or side):  # depthwise, and not quick yet
                 setattr(module, name, depthwise(layer, side if side and square else layer.kernel_size[0]))
     return model
 
@@ -163,14 +164,14 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
 def depthwise(layer: nn.Conv2d, side: int) -> nn.Conv2d:
     """Return a depthwise layer like this one, with kernels of ``side``, copied if that is their size already.
 
-    A dilated one is returned in the form that computes it on subgrids.
+    Dilated ones, and ones larger than 3x3, are returned in the forms that are quick on a CPU.
     """
     count, dilation, bias = layer.groups, layer.dilation[0], layer.bias is not None
+    quick = dilation > 1 or side > 3
     if isinstance(layer, MirrorDepthwise):
-        form = networks.DilatedMirrorDepthwise if dilation > 1 else MirrorDepthwise
-        made = form(2 * count, side, dilation=dilation)
-    elif dilation > 1:
-        made = networks.DilatedDepthwise(count, side, dilation=dilation, bias=bias)
+        made = (QuickMirrorDepthwise if quick else MirrorDepthwise)(2 * count, side, dilation=dilation)
+    elif quick:
+        made = QuickDepthwise(count, side, dilation, bias=bias)
     else:
         made = nn.Conv2d(count, count, side, 1, side // 2, groups=count, bias=bias)
     if side == layer.kernel_size[0]:

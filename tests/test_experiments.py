@@ -88,6 +88,11 @@ def networks(experiments):
     return experiments("networks")
 
 
+@pytest.fixture
+def quick_depthwise(experiments):
+    return experiments("quick_depthwise")
+
+
 def test_the_networks_have_as_many_parameters_as_their_docstrings_say(networks):
     published = {"resnet20": 272_474, "densenet40": 176_122, "many_scales": 97_530}
     assert (published | OTHERS).keys() == networks.NETWORKS.keys()
@@ -95,15 +100,19 @@ def test_the_networks_have_as_many_parameters_as_their_docstrings_say(networks):
         assert sum(p.numel() for p in networks.NETWORKS[name]().parameters()) == count
 
 
+@pytest.mark.parametrize("side", [5, 7])
+@pytest.mark.parametrize("dilation", [1, 3])
 @pytest.mark.parametrize(
     ("shape", "mirrored"),
     [((2, 5, 32, 32), False), ((3, 5, 7, 16), False), ((2, 6, 32, 32), True), ((3, 6, 7, 16), True)],
 )
-def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape, mirrored):
-    quick = networks.DilatedDepthwise(5, kernel_size=7, dilation=3)
-    slow = torch.nn.Conv2d(5, 5, 7, padding=9, dilation=3, groups=5)
+def test_the_quick_depthwise_convolution_has_the_numbers_of_torchs(quick_depthwise, shape, mirrored, dilation, side):
+    padding = dilation * (side // 2)
+    quick = quick_depthwise.QuickDepthwise(5, side, dilation)
+    slow = torch.nn.Conv2d(5, 5, side, padding=padding, dilation=dilation, groups=5)
     if mirrored:
-        quick, slow = networks.DilatedMirrorDepthwise(6, 7, dilation=3), MirrorDepthwise(6, 7, dilation=3)
+        quick = quick_depthwise.QuickMirrorDepthwise(6, side, dilation=dilation)
+        slow = MirrorDepthwise(6, side, dilation=dilation)
     slow.load_state_dict(quick.state_dict())
     images = torch.randn(shape, requires_grad=True)
     found = []
@@ -112,6 +121,31 @@ def test_the_quick_dilated_convolution_has_the_numbers_of_torchs(networks, shape
         found.append([out, *torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("gradient", ["gradient_by_columns", "gradient_by_places"])
+@pytest.mark.parametrize("side", [3, 5, 7, 9])
+def test_both_kernel_gradients_are_torchs(quick_depthwise, gradient, side):
+    images, grad = torch.randn(2, 4, 3, 9, 10)  # two of (4, 3, 9, 10)
+    kernels = torch.zeros(3, 1, side, side, requires_grad=True)
+    out = torch.nn.functional.conv2d(images, kernels, padding=side // 2, groups=3)
+    expected = torch.autograd.grad(out, kernels, grad)[0]
+    torch.testing.assert_close(getattr(quick_depthwise, gradient)(images, grad, side), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 16, 16), (8, 6, 6, 6)])
+def test_the_quick_depthwise_convolution_learns_under_autocast(quick_depthwise, shape):
+    layer = quick_depthwise.QuickDepthwise(6, 7, 1)
+    images = torch.randn(shape, requires_grad=True)
+    exact = torch.autograd.grad(layer(images).square().sum(), [images, *layer.parameters()])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(images)
+    assert out.dtype == torch.bfloat16
+    for ours, theirs in zip(
+        torch.autograd.grad(out.float().square().sum(), [images, *layer.parameters()]), exact, strict=True
+    ):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
 @pytest.mark.parametrize(
@@ -457,16 +491,20 @@ def test_a_probe_takes_out_what_it_is_told_to(experiments):
         assert dilations[2] == dilations[0], network
         sides = {layer.kernel_size for layer in convs[2] if layer.groups > 1}
         assert larger is None or sides == {(larger, larger)}, network
-    networks = experiments("networks")
+    forms = experiments("quick_depthwise")
     for name, form, sizes in (
-        ("large_kernel_net", networks.DilatedDepthwise, [48, 76]),
-        ("small_gated_mirror_net", networks.DilatedMirrorDepthwise, [16, 48, 48]),
+        ("large_kernel_net", forms.QuickDepthwise, [(48, 1), (48, 3), (48, 1), (76, 1), (76, 3), (76, 1)]),
+        (
+            "small_gated_mirror_net",
+            forms.QuickMirrorDepthwise,
+            [(16, 1), (16, 3), (16, 1), (48, 1), (48, 3), (48, 1), (48, 3), (48, 1)],
+        ),
     ):
         torch.manual_seed(0)
         model = probe.build({"network": name}, 10)
         quick = [layer for layer in model.modules() if isinstance(layer, form)]
         assert [(layer.groups, layer.kernel_size, layer.dilation) for layer in quick] == [
-            (count, (7, 7), (3, 3)) for count in sizes
+            (count, (7, 7), (dilation, dilation)) for count, dilation in sizes
         ]
         torch.manual_seed(0)
         plain = probe.FACTORIES[name]()
