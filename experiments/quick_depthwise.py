@@ -2,11 +2,8 @@
 
 The numbers are torch's. A dilated kernel reads every so many-th place: on the subgrid of such places it is an undilated
 one. And the gradient of kernels larger than 3x3, for which torch 2.11 takes ten times as long as for the map itself and
-longer, is composed of what is quick: the gradients of kernels three columns wide or, on a map no larger than the
-kernel, one product of matrices for each channel.
+longer, is composed of gradients of kernels that are three columns wide, which are quick.
 """
-
-import functools
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +13,16 @@ from eva_utils.models.mirror_net import MirrorDepthwise
 
 
 class QuickDepthwise(nn.Conv2d):
-    """A depthwise convolution that keeps the size, with the parameters and numbers of nn.Conv2d."""
+    """A depthwise convolution that keeps the size, with the parameters and numbers of nn.Conv2d.
+
+    Raises ValueError for an even kernel.
+    """
 
     undilated_inside = True  # what eva_utils.runtime.training_precision asks for
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size}: expected an odd size")
         padding = dilation * (kernel_size // 2)
         super().__init__(channels, channels, kernel_size, 1, padding, dilation, groups=channels, bias=bias)
 
@@ -59,7 +61,7 @@ def convolve(x: Tensor, kernels: Tensor) -> Tensor:
     side = kernels.shape[2]
     if x.device.type != "cpu" or side <= 3:
         return F.conv2d(x, kernels, padding=side // 2, groups=x.shape[1])
-    if torch.is_autocast_enabled("cpu"):  # which does not look into functions with a gradient of their own
+    if torch.is_autocast_enabled("cpu"):  # else what is kept for the gradient is float32, which meets one in bfloat16
         dtype = torch.get_autocast_dtype("cpu")
         x, kernels = x.to(dtype), kernels.to(dtype)
     return _Depthwise.apply(x, kernels)
@@ -78,21 +80,21 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, kernels = ctx.saved_tensors
         side = kernels.shape[2]
-        kernel_gradient = gradient_by_places if x[0, 0].numel() <= side * side else gradient_by_columns
         turned = kernels.flip(2, 3)
         return (
             F.conv2d(grad, turned, padding=side // 2, groups=x.shape[1]) if ctx.needs_input_grad[0] else None,
-            kernel_gradient(x, grad, side).to(kernels.dtype) if ctx.needs_input_grad[1] else None,
+            kernel_gradient(x, grad, side) if ctx.needs_input_grad[1] else None,
         )
 
 
-def gradient_by_columns(x: Tensor, grad: Tensor, side: int) -> Tensor:
+def kernel_gradient(x: Tensor, grad: Tensor, side: int) -> Tensor:
     """Return the kernels' gradient (channels, 1, side, side), of inputs and output gradients (N, channels, H, W).
 
     It is that of kernels of three columns, ``side`` rows, for one input after another, each moved by three columns.
     """
-    channels, width, half = x.shape[1], x.shape[3], side // 2
-    wide = F.pad(x, (half, half + -side % 3))
+    channels, height, width = x.shape[1:]
+    half, more = side // 2, max(0, side - height)  # what is quick needs maps as high as the kernel
+    wide, grad = F.pad(x, (half, half + -side % 3, 0, more)), F.pad(grad, (0, 0, 0, more))
     kernels = x.new_empty(channels, 1, side, 3)
     settings = (None, (1, 1), (half, 0), (1, 1), False, (0, 0), channels, (False, True, False))  # padding: rows alone
     parts = []
@@ -100,26 +102,3 @@ def gradient_by_columns(x: Tensor, grad: Tensor, side: int) -> Tensor:
         part = wide[..., first : first + width + 2].contiguous(memory_format=torch.channels_last)
         parts.append(torch.ops.aten.convolution_backward(grad, part, kernels, *settings)[1])
     return torch.cat(parts, dim=3)[..., :side]
-
-
-def gradient_by_places(x: Tensor, grad: Tensor, side: int) -> Tensor:
-    """Return the same by the products of each place of the input with each of the output, added up by their distance.
-
-    The products take as many numbers a channel as there are pairs of places: for small maps.
-    """
-    channels, height, width = x.shape[1:]
-    x = x.permute(1, 2, 3, 0).flatten(1, 2)  # (channels, H * W, N)
-    grad = grad.permute(1, 0, 2, 3).flatten(2)  # (channels, N, H * W)
-    products = torch.bmm(x, grad).float().flatten(1)
-    sums = products.new_zeros(channels, side * side + 1)
-    sums.index_add_(1, _distances(height, width, side), products)
-    return sums[:, :-1].view(channels, 1, side, side)
-
-
-@functools.cache
-def _distances(height: int, width: int, side: int) -> Tensor:
-    """Return which number of a kernel leads from a place of its input to one of its output; side * side: none."""
-    rows, columns = (torch.arange(n)[:, None] - torch.arange(n) + side // 2 for n in (height, width))
-    reached = [(distance >= 0) & (distance < side) for distance in (rows, columns)]
-    number = rows[:, None, :, None] * side + columns[None, :, None, :]
-    return number.where(reached[0][:, None, :, None] & reached[1][None, :, None, :], side * side).flatten()

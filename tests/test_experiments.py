@@ -100,7 +100,7 @@ def test_the_networks_have_as_many_parameters_as_their_docstrings_say(networks):
         assert sum(p.numel() for p in networks.NETWORKS[name]().parameters()) == count
 
 
-@pytest.mark.parametrize("side", [5, 7])
+@pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize("dilation", [1, 3])
 @pytest.mark.parametrize(
     ("shape", "mirrored"),
@@ -123,20 +123,25 @@ def test_the_quick_depthwise_convolution_has_the_numbers_of_torchs(quick_depthwi
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", ["gradient_by_columns", "gradient_by_places"])
+@pytest.mark.parametrize("size", [(9, 10), (6, 6), (3, 20), (20, 3)])
 @pytest.mark.parametrize("side", [3, 5, 7, 9])
-def test_both_kernel_gradients_are_torchs(quick_depthwise, gradient, side):
-    images, grad = torch.randn(2, 4, 3, 9, 10)  # two of (4, 3, 9, 10)
+def test_the_quick_gradient_of_kernels_is_torchs(quick_depthwise, side, size):
+    images, grad = torch.randn(2, 4, 3, *size)  # two of (4, 3, H, W)
     kernels = torch.zeros(3, 1, side, side, requires_grad=True)
     out = torch.nn.functional.conv2d(images, kernels, padding=side // 2, groups=3)
     expected = torch.autograd.grad(out, kernels, grad)[0]
-    torch.testing.assert_close(getattr(quick_depthwise, gradient)(images, grad, side), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(quick_depthwise.kernel_gradient(images, grad, side), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(8, 6, 16, 16), (8, 6, 6, 6)])
+def test_the_quick_depthwise_convolution_wants_an_odd_kernel(quick_depthwise):
+    with pytest.raises(ValueError, match="kernel_size=4: expected an odd size"):
+        quick_depthwise.QuickDepthwise(6, 4, 1)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 32, 32), (8, 6, 16, 16), (8, 6, 6, 6)])
 def test_the_quick_depthwise_convolution_learns_under_autocast(quick_depthwise, shape):
     layer = quick_depthwise.QuickDepthwise(6, 7, 1)
-    images = torch.randn(shape, requires_grad=True)
+    images = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
     exact = torch.autograd.grad(layer(images).square().sum(), [images, *layer.parameters()])
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(images)
