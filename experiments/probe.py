@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from quick_depthwise import QuickDepthwise, QuickMirrorDepthwise
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torchvision.ops import SqueezeExcitation
 from torchvision.transforms import v2
 
@@ -70,6 +71,9 @@ def main() -> None:
     )
     if len(history) < args.epochs:
         return
+    model = copy.deepcopy(model)  # which is not compiled, for a few passes
+    if args.mean_with_start:
+        mean_with(args.start, model, train_loader)
     names = {"out": args.out.name, "answers": args.answers.name, "start": args.start and args.start.name}
     record = {
         "arguments": vars(args) | names | {"teacher": args.teacher and [path.name for path in args.teacher]},
@@ -77,7 +81,7 @@ def main() -> None:
         "tested on": f"{len(test_set):,} held-back images" if args.hold_out else str(test_set),
         "device": device_name(eva.best_device()),
         "history": vars(history),
-        "test_acc": eva.evaluate(copy.deepcopy(model), test_loader).acc,  # not compiled once more, for the test
+        "test_acc": eva.evaluate(model, test_loader).acc,
     }
     save_weights(args.out.with_suffix(".weights"), model)
     save_json(args.out, record)
@@ -111,6 +115,20 @@ class Mean(nn.ModuleList):
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) to logits (N, num_classes)."""
         return torch.stack([teacher(images) for teacher in self]).mean(dim=0)
+
+
+def mean_with(start: Path, model: nn.Module, loader: DeviceLoader) -> None:
+    """Give the model the mean of its weights and those it began with, and measure its batch statistics in one pass.
+
+    After Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization", over two cycles.
+    """
+    before, now = torch.load(start, map_location=eva.best_device(), weights_only=True), model.state_dict()
+    weights = [name for name, value in now.items() if value.is_floating_point()]
+    means = {name: (before[name] + now[name]) / 2 for name in weights}
+    counted = {name: value.clone() for name, value in now.items() if name not in means}
+    model.load_state_dict(means, strict=False)
+    update_bn(loader, model)
+    model.load_state_dict(counted, strict=False)  # the steps of its training, not those of this pass
 
 
 def load(path: Path, num_classes: int) -> nn.Module:
@@ -229,6 +247,7 @@ def _arguments() -> argparse.Namespace:
         help="each convolution starts as what hands its input on, plus noise",
     )
     add("--start", type=Path, metavar="FILE", help="weights to go on from; another FILE wants another --out")
+    add("--mean-with-start", action="store_true", help="end with the mean of those weights and the new ones")
     add(
         "--teacher",
         type=Path,
@@ -267,6 +286,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.start:
         _check_start(parser, args)
+    if args.mean_with_start and not args.start:
+        parser.error("--mean-with-start: with which weights? add --start")
     if args.copies and not args.teacher:
         parser.error("--copies: of whose answers? add --teacher")
     if args.mirrored_teacher and not args.teacher:

@@ -317,6 +317,7 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     for refused, reason in (
         ([*start, "--hold-out", "200"], "it was trained on images that are held back here"),
         ([*start, "--identity"], "--start brings weights of its own"),
+        ([*first, "--mean-with-start", "--out", "a.json"], "--mean-with-start: with which weights? add --start"),
         ([*start, "--network", "dilated_net"], "had --network small_residual_net, this one has dilated_net"),
         ([*start, "--without", "dilation"], "its network had --without None, this one has dilation"),
         ([*start, "--start", "nowhere.pt"], "--start nowhere.pt: no such file"),
@@ -329,6 +330,33 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     records = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("first.json", "second.json")]
     assert records[1]["arguments"]["start"] == "first.weights"
     assert records[1]["history"]["train_loss"][0] < records[0]["history"]["train_loss"][0]
+    first, second = (torch.load(tmp_path / name) for name in ("first.weights", "second.weights"))
+    done = probe(*start, "--mean-with-start")  # of the finished run
+    assert done.returncode == 0, done.stderr
+    again, mean = json.loads((tmp_path / "second.json").read_text()), torch.load(tmp_path / "second.weights")
+    assert again["history"] == records[1]["history"]
+    torch.testing.assert_close(
+        mean["layers.0.0.weight"], (first["layers.0.0.weight"] + second["layers.0.0.weight"]) / 2
+    )
+    assert not first["layers.0.0.weight"].equal(second["layers.0.0.weight"])
+
+
+def test_the_mean_of_two_weights_gets_statistics_of_its_own(experiments, tmp_path):
+    start, model = tmp_path / "first.weights", torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save(first, start)
+    torch.nn.init.normal_(model[0].weight)
+    second = model[0].weight.detach().clone()
+    images, labels = torch.randn(8, 3, 9, 9), torch.arange(8)
+    model(images), model.eval()
+    experiments("probe").mean_with(start, model, [(images, labels)])
+    assert not model.training
+    torch.testing.assert_close(model[0].weight, (first["0.weight"] + second) / 2)
+    maps = model[0](images)
+    torch.testing.assert_close(model[1].running_mean, maps.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, maps.var(dim=(0, 2, 3)))
+    assert model[1].momentum == 0.1
+    assert model[1].num_batches_tracked == 1  # of the training, of one batch
 
 
 def test_a_network_is_tested_alone_and_with_the_mirror_images(probe, script, tmp_path):
