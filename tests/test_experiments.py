@@ -227,6 +227,12 @@ def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
 
 
 @pytest.fixture
+def long_training(stages):
+    """Return the records, by seed, of the training that brought a network's final weights, or that these go on from."""
+    return lambda network: [stages(EXPERIMENTS / "records" / f"{network}_{seed}_test.json")[-1] for seed in range(3)]
+
+
+@pytest.fixture
 def script(tmp_path, monkeypatch, capsys, experiments):
     """Run a script on the built-in images, in a folder of its own; in this process, as starting one takes seconds."""
     monkeypatch.setenv("EVA_SMOKE", "1")
@@ -573,9 +579,9 @@ def test_the_pages_say_what_the_final_runs_reached():
     own = [
         path.stem
         for path in RECORDS
-        if re.fullmatch(r"(small_)?(residual|(gated_)?mirror)_net_(\d|\d+_epochs)_test", path.stem)
+        if re.fullmatch(r"(small_)?(residual|(gated_)?mirror)_net_(\d|\d+_epochs(_\d)?)_test", path.stem)
     ]
-    assert len(own) == 16
+    assert len(own) == 19
     taught = [path.stem for path in RECORDS if "_taught_" in path.stem and path.stem.endswith("_test")]
     assert len(taught) >= 5
     published = [
@@ -744,7 +750,7 @@ def test_the_cut_trainings_differ_by_network_and_seed_alone(cut):
     assert all(setting == settings[0] for setting in settings)
 
 
-def test_the_lessons_compare_the_cut_trainings_as_their_records_say(cut, networks):
+def test_the_lessons_compare_the_cut_trainings_as_their_records_say(cut, networks, long_training):
     section = LESSONS.read_text(encoding="utf-8").partition("## Peers by the long training")[2].partition("\n## ")[0]
     words = " ".join(section.split())
     for name, records in cut.items():
@@ -781,8 +787,7 @@ def test_the_lessons_compare_the_cut_trainings_as_their_records_say(cut, network
     assert f"had only fallen to {rate / 0.05:.0%} of the highest" in words
     differences, losses, rates = [], [], []
     for name in ("mirror_net", "small_mirror_net"):
-        paths = [EXPERIMENTS / "records" / f"{name}_{seed}_test.json" for seed in range(3)]
-        before = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        before = long_training(name)
         for epoch in range(20, min(record["cut after"] for record in cut[name]) + 1):
             differences.append(statistics.mean(after(cut[name], epoch)) - statistics.mean(after(before, epoch)))
         losses += [statistics.mean(after(records, 40, "test_loss")) for records in (cut[name], before)]
@@ -805,7 +810,7 @@ def test_notebook_08_draws_the_cut_trainings_as_their_records_say(cut):
     assert not longer
 
 
-def test_the_lessons_say_what_large_kernels_brought(networks, cut):
+def test_the_lessons_say_what_large_kernels_brought(networks, cut, long_training):
     section = LESSONS.read_text(encoding="utf-8").partition("## Large kernels")[2].partition("\n## ")[0]
     words = " ".join(section.split())
     printed = (EXPERIMENTS / "records" / "cut" / "large_kernels.md").read_text(encoding="utf-8")
@@ -841,11 +846,11 @@ def test_the_lessons_say_what_large_kernels_brought(networks, cut):
     assert len(leads[8]) == 8
     assert len(leads[12]) == 5
 
-    records = final_records("small_gated_mirror_net")
+    records = long_training("small_gated_mirror_net")
     accuracies = [record["test_acc"] for record in records]
     assert f"**{statistics.mean(accuracies):.2%} ± {100 * statistics.stdev(accuracies):.2f}**" in words
     assert "{:.2%}, {:.2%} and {:.2%}".format(*accuracies) in words
-    before = final_records("small_mirror_net")
+    before = long_training("small_mirror_net")
     losses = [statistics.mean(record["history"]["test_loss"][-1] for record in found) for found in (records, before)]
     assert f"the loss is {losses[0]:.3f}" in words
     assert f"has {statistics.mean(record['test_acc'] for record in before):.2%} and {losses[1]:.3f} by" in words
@@ -866,9 +871,7 @@ def test_the_lessons_say_what_large_kernels_brought(networks, cut):
     assert f"The next aim, 91%, is {away:.2f} points away" in words
     assert f"91% is {away:.2f} points away" in page
     assert f"one of its three seeds has {max(accuracies):.2%}" in page
-    large = final_records("mirror_net")
-    of_large = statistics.mean(record["test_acc"] for record in large)
-    assert f"91.5% is {100 * (0.915 - round(of_large, 4)):.2f} from `mirror_net`" in page
+    large = long_training("mirror_net")
     agreed = [statistics.mean(after(found, 0, "train_acc")) for found in (records, large, before)]
     assert (
         "on {:.1%} of the images shown, `mirror_net` on {:.1%}, `small_mirror_net` on {:.1%}".format(*agreed) in words
@@ -881,13 +884,7 @@ def test_the_lessons_say_what_large_kernels_brought(networks, cut):
     assert "the rate fell from {:.0%} to {:.0%} of the highest".format(*rates) in words
 
 
-def final_records(network):
-    """Return the records of a network's final training, by seed."""
-    paths = [EXPERIMENTS / "records" / f"{network}_{seed}_test.json" for seed in range(3)]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut):
+def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut, long_training):
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     (stated,) = (source for source in sources if source.startswith("taught = "))
@@ -895,12 +892,13 @@ def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut):
     assert list(taught) == ["mirror_net", "small_gated_mirror_net", "small_mirror_net"]
     losses = []
     for name, accuracies in taught.items():
-        records = final_records(name)
+        records = long_training(name)
         assert accuracies == [round(100 * statistics.mean(after(records, epoch)), 1) for epoch in range(7, 106, 14)]
         losses.append(statistics.mean(after(records, 0, "test_loss")))
     (says,) = [text for text in sources if text.startswith("After 12 epochs it is")]
-    twelfth = [statistics.mean(after(final_records(name), 12)) for name in taught]
-    means = [statistics.mean(record["test_acc"] for record in final_records(name)) for name in taught]
+    trained = [long_training(name) for name in taught]
+    twelfth = [statistics.mean(after(records, 12)) for records in trained]
+    means = [statistics.mean(record["test_acc"] for record in records) for records in trained]
     ahead, behind = 100 * (means[1] - means[2]), 100 * (means[0] - means[1])
     assert f"it is {100 * (twelfth[2] - twelfth[1]):.2f} points behind `small_mirror_net`" in says
     assert f"at the end {ahead:.2f} ahead, and {behind:.2f} behind `mirror_net`" in says
@@ -909,7 +907,7 @@ def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut):
     assert f"({losses[1]:.3f}, where `small_mirror_net` has {losses[2]:.3f} and `mirror_net` {losses[0]:.3f})" in says
     parts = [
         f"{statistics.mean(after(found, 41)):.1%}"
-        for found in (cut["many_scales"], final_records("small_gated_mirror_net"), final_records("small_mirror_net"))
+        for found in (cut["many_scales"], long_training("small_gated_mirror_net"), long_training("small_mirror_net"))
     ]
     assert "had {} after 41 epochs, where this one has {} (and `small_mirror_net` {} in both)".format(*parts) in says
     teacher = json.loads((EXPERIMENTS / "records" / "residual_teacher_1.json").read_text(encoding="utf-8"))["test_acc"]
@@ -923,6 +921,34 @@ def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut):
         for epoch in (8, 12)
     ]
     assert "{} after 8 epochs and {} after 12, where that has {} and {}".format(*quoted) in "".join(sources)
+
+
+def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
+    folder = EXPERIMENTS / "records"
+    rounds = [stages(folder / f"mirror_net_{seed}_test.json") for seed in range(3)]
+    assert {(len(of_one), of_one[0]["arguments"]["mean_with_start"]) for of_one in rounds} == {(2, True)}
+    means, firsts = ([record["test_acc"] for record in found] for found in zip(*rounds, strict=True))
+    ends = after([mean for mean, _ in rounds], 20)
+    notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
+    (says,) = (source for cell in notebook["cells"] if "### The mean of two" in (source := "".join(cell["source"])))
+    for seed, (first, end, mean) in enumerate(zip(firsts, ends, means, strict=True)):
+        assert f"| {seed} | {first:.2%} | {end:.2%} | **{mean:.2%}** |" in says
+        assert mean > max(first, end)
+    words = " ".join(LESSONS.read_text(encoding="utf-8").split())
+    both = ["{:.2%}, {:.2%} and {:.2%}".format(*found) for found in (ends, firsts, means)]
+    assert "brought nothing either: {} at the last epoch, in bfloat16, after {}.".format(*both) in words
+    assert f"with each seed: {both[2]}, **{statistics.mean(means):.2%} ± {100 * statistics.stdev(means):.2f}**" in words
+    losses = [
+        statistics.mean(
+            json.loads((folder / "mirrored" / f"{name}_{seed}_test.json").read_text(encoding="utf-8"))["alone"]["loss"]
+            for seed in range(3)
+        )
+        for name in ("mirror_net_106_epochs", "mirror_net")
+    ]
+    assert "The loss rose, from {:.3f} to {:.3f} (float32)".format(*losses) in words
+    assert statistics.mean(means) >= 0.915
+    page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    assert f"**{statistics.mean(means):.2%} ± {100 * statistics.stdev(means):.2f}** by `mirror_net`" in page
 
 
 def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):

@@ -1,3 +1,4 @@
+import collections
 import json
 import math
 import re
@@ -50,7 +51,9 @@ def probed_row(name, stages):
     assert {tuple(len(record["history"]["test_acc"]) for record in training) for training in trainings} == {epochs}
     accuracies = [training[-1]["test_acc"] for training in trainings]
     deviation = f" ± {100 * statistics.stdev(accuracies):.2f}, {len(paths)} seeds" if len(paths) > 1 else ""
-    minutes = sum(sum(record["history"]["seconds"]) for record in trainings[0]) / 60
+    seconds = collections.defaultdict(int)
+    for record in trainings[0]:
+        seconds[record.get("device", "cpu")] += sum(record["history"]["seconds"])
     train_acc = statistics.mean(training[-1]["history"]["train_acc"][-1] for training in trainings)
     learned = "(taught)" if trainings[0][-1]["arguments"]["teacher"] else f"{train_acc:.2%}"
     cells = (
@@ -60,7 +63,7 @@ def probed_row(name, stages):
         f"{statistics.mean(accuracies):.2%}{deviation}",
         learned,
         "CIFAR-10, JPEG q75",
-        f"{trainings[0][-1].get('device', 'cpu')}, {minutes:.0f} minutes",
+        "; ".join(f"{device}, {spent / 60:.0f} minutes" for device, spent in seconds.items()),
     )
     return f"| {' | '.join(cells)} |"
 
