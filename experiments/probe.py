@@ -73,6 +73,7 @@ def main() -> None:
         return
     model = copy.deepcopy(model)  # which is not compiled, for a few passes
     if args.mean_with_start:
+        train_loader.sampler.set_epoch(0)  # as where a run that has ended is started again
         mean_with(args.start, model, train_loader)
     names = {"out": args.out.name, "answers": args.answers.name, "start": args.start and args.start.name}
     record = {
@@ -120,7 +121,7 @@ class Mean(nn.ModuleList):
 def mean_with(start: Path, model: nn.Module, loader: DeviceLoader) -> None:
     """Give the model the mean of its weights and those it began with, and measure its batch statistics in one pass.
 
-    After Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization", over two cycles.
+    After Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization".
     """
     before, now = torch.load(start, map_location=eva.best_device(), weights_only=True), model.state_dict()
     weights = [name for name, value in now.items() if value.is_floating_point()]

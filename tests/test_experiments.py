@@ -228,7 +228,7 @@ def test_all_networks_give_logits_and_learn_in_all_their_layers(networks):
 
 @pytest.fixture
 def long_training(stages):
-    """Return the records, by seed, of the training that brought a network's final weights, or that these go on from."""
+    """Return the records, by seed, of the training that a network's final weights began with."""
     return lambda network: [stages(EXPERIMENTS / "records" / f"{network}_{seed}_test.json")[-1] for seed in range(3)]
 
 
@@ -339,7 +339,10 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     first, second = (torch.load(tmp_path / name) for name in ("first.weights", "second.weights"))
     done = probe(*start, "--mean-with-start")  # of the finished run
     assert done.returncode == 0, done.stderr
-    again, mean = json.loads((tmp_path / "second.json").read_text()), torch.load(tmp_path / "second.weights")
+    again, mean = (
+        json.loads((tmp_path / "second.json").read_text(encoding="utf-8")),
+        torch.load(tmp_path / "second.weights"),
+    )
     assert again["history"] == records[1]["history"]
     torch.testing.assert_close(
         mean["layers.0.0.weight"], (first["layers.0.0.weight"] + second["layers.0.0.weight"]) / 2
@@ -354,7 +357,7 @@ def test_the_mean_of_two_weights_gets_statistics_of_its_own(experiments, tmp_pat
     torch.nn.init.normal_(model[0].weight)
     second = model[0].weight.detach().clone()
     images, labels = torch.randn(8, 3, 9, 9), torch.arange(8)
-    model(images), model.eval()
+    model(images), model(images), model.eval()
     experiments("probe").mean_with(start, model, [(images, labels)])
     assert not model.training
     torch.testing.assert_close(model[0].weight, (first["0.weight"] + second) / 2)
@@ -362,7 +365,7 @@ def test_the_mean_of_two_weights_gets_statistics_of_its_own(experiments, tmp_pat
     torch.testing.assert_close(model[1].running_mean, maps.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(model[1].running_var, maps.var(dim=(0, 2, 3)))
     assert model[1].momentum == 0.1
-    assert model[1].num_batches_tracked == 1  # of the training, of one batch
+    assert model[1].num_batches_tracked == 2  # of the training, not of the pass
 
 
 def test_a_network_is_tested_alone_and_with_the_mirror_images(probe, script, tmp_path):
@@ -928,7 +931,8 @@ def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
     rounds = [stages(folder / f"mirror_net_{seed}_test.json") for seed in range(3)]
     assert {(len(of_one), of_one[0]["arguments"]["mean_with_start"]) for of_one in rounds} == {(2, True)}
     means, firsts = ([record["test_acc"] for record in found] for found in zip(*rounds, strict=True))
-    ends = after([mean for mean, _ in rounds], 20)
+    ended = [mean for mean, _ in rounds]
+    ends = after(ended, 20)
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
     (says,) = (source for cell in notebook["cells"] if "### The mean of two" in (source := "".join(cell["source"])))
     for seed, (first, end, mean) in enumerate(zip(firsts, ends, means, strict=True)):
@@ -945,10 +949,21 @@ def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
         )
         for name in ("mirror_net_106_epochs", "mirror_net")
     ]
-    assert "The loss rose, from {:.3f} to {:.3f} (float32)".format(*losses) in words
-    assert statistics.mean(means) >= 0.915
+    assert "The loss rose, from {:.3f} to {:.3f} (float32;".format(*losses) in words
+    assert "rose, from {:.3f} to {:.3f}.)".format(*losses) in says
+    assert "(float32; {:.3f} at the end".format(statistics.mean(after(ended, 20, "test_loss"))) in words
+    gains = [100 * (mean - first) for mean, first in zip(means, firsts, strict=True)]
+    gain, error = statistics.mean(gains), statistics.stdev(gains) / math.sqrt(3)
+    assert "is {:.2f}, {:.2f} and {:.2f} points: {:.2f}, of which".format(*gains, gain) in words
+    assert f"(Student's t {gain / error:.1f}, two degrees of freedom)" in words
+    assert f"by {gain:.2f} points, which may be chance with three seeds" in says
+    over, error = statistics.mean(means) - 0.915, statistics.stdev(means) / math.sqrt(3)
+    assert f"And 91.5% is passed by {100 * over:.2f}, with a standard error of {100 * error:.2f}" in words
     page = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     assert f"**{statistics.mean(means):.2%} ± {100 * statistics.stdev(means):.2f}** by `mirror_net`" in page
+    assert f"{statistics.mean(firsts):.2%} for `mirror_net`" in page
+    readme = " ".join((EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"`mirror_net` had {statistics.mean(firsts):.2%} ± {100 * statistics.stdev(firsts):.2f} then" in readme
 
 
 def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):
