@@ -29,7 +29,8 @@ def muon(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 # Whether the convolutions start at the identity, epochs, batch size, highest lr, share of warm-up, lr of the last step
 # as a share of the highest, decay of the weights' average, optimizer and augmentation; those of the published networks
 # are their notebooks'. Those of our own networks are by labels; the weights that the library has of these were taught,
-# the residual nets' after their labels and the mirror nets' from the beginning: see experiments/lessons.md.
+# the residual nets' after their labels, the mirror nets' from the beginning, and `mirror_net`'s are a mean of weights:
+# see experiments/lessons.md.
 OWN = {
     "identity": True,
     "epochs": 120,

@@ -702,10 +702,12 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
     assert (
         f"the {len(peers)} networks with two seeds here have {100 * ingredients.deviation(peers):.2f} points" in words
     )
+    by_themselves = 2.306 * 100 * ingredients.deviation(peers)  # Student's t
+    assert f"By these alone the limit is {by_themselves:.2f} points (8 degrees of freedom)" in words
     means = {name: 100 * statistics.mean(accuracies) for name, accuracies in peers.items()}
     others = ("`small_mirror_net`", "ResNet-20", "DenseNet-BC-40", "`many_scales`")
     leads = [means["`mirror_net`"] - means[name] for name in others]
-    assert min(leads) > two_and_two
+    assert two_and_two < leads[3] < by_themselves < min(leads[:3])
     assert (
         "by {:.2f} points of `small_mirror_net`, {:.2f} of ResNet-20, {:.2f} of DenseNet-BC-40 and {:.2f} of "
         "`many_scales`".format(*leads)
@@ -951,7 +953,7 @@ def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
         for name in ("mirror_net_106_epochs", "mirror_net")
     ]
     assert "The loss rose, from {:.3f} to {:.3f} (float32;".format(*losses) in words
-    assert "rose, from {:.3f} to {:.3f}.)".format(*losses) in says
+    assert "their loss rose, from {:.3f} to {:.3f}.)".format(*losses) in says
     assert "(float32; {:.3f} at the end".format(statistics.mean(after(ended, 20, "test_loss"))) in words
     gains = [100 * (mean - first) for mean, first in zip(means, firsts, strict=True)]
     gain, error = statistics.mean(gains), statistics.stdev(gains) / math.sqrt(3)
@@ -965,6 +967,10 @@ def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
     assert f"{statistics.mean(firsts):.2%} for `mirror_net`" in page
     readme = " ".join((EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8").split())
     assert f"`mirror_net` had {statistics.mean(firsts):.2%} ± {100 * statistics.stdev(firsts):.2f} then" in readme
+    assert f"({gain:.2f} points more than before, which may be chance;" in readme
+    names = ("small_mirror_net", "mirror_net", "small_gated_mirror_net")
+    shipped = [json.loads((folder / f"{name}_0_test.json").read_text(encoding="utf-8"))["test_acc"] for name in names]
+    assert "the first seed's, which have {:.2%}, {:.2%} and {:.2%}.".format(*shipped) in readme
 
 
 def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monkeypatch):
