@@ -339,15 +339,11 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     first, second = (torch.load(tmp_path / name) for name in ("first.weights", "second.weights"))
     done = probe(*start, "--mean-with-start")  # of the finished run
     assert done.returncode == 0, done.stderr
-    again, mean = (
-        json.loads((tmp_path / "second.json").read_text(encoding="utf-8")),
-        torch.load(tmp_path / "second.weights"),
-    )
+    again = json.loads((tmp_path / "second.json").read_text(encoding="utf-8"))
     assert again["history"] == records[1]["history"]
-    torch.testing.assert_close(
-        mean["layers.0.0.weight"], (first["layers.0.0.weight"] + second["layers.0.0.weight"]) / 2
-    )
-    assert not first["layers.0.0.weight"].equal(second["layers.0.0.weight"])
+    mean, weight = torch.load(tmp_path / "second.weights"), "layers.0.0.weight"
+    torch.testing.assert_close(mean[weight], (first[weight] + second[weight]) / 2)
+    assert not first[weight].equal(second[weight])
 
 
 def test_the_mean_of_two_weights_gets_statistics_of_its_own(experiments, tmp_path):
