@@ -112,29 +112,41 @@ def best_precision(device: torch.device) -> str:
 def training_precision(model: nn.Module, device: torch.device, precision: str | None = None) -> str:
     """Return ``precision``, or the device's best for None, float32 if the model's gradients may be wrong in that.
 
-    On a CPU with AVX-512, in bfloat16 and channels-last layout, torch 2.11 takes the weight gradient of a convolution
-    in groups with dilated rows, such as a dilated depthwise one, from memory beyond its own once its output is 29
-    columns wide or more. The sizes of the maps are not known here, so any model with such a layer counts, unless the
-    layer says that it is computed in another way, by ``undilated_inside = True``. Not seen are ``F.conv2d`` called
-    directly and scripted models: give these precision="float32". Raises ValueError where ``precision`` asks for
-    bfloat16 all the same, and for an unknown one.
+    Two layers count, on a CPU. In bfloat16 and channels-last layout torch 2.11 takes the weight gradient of a
+    convolution in groups with dilated rows, such as a dilated depthwise one, from memory beyond its own, with AVX-512
+    and once its output is 29 columns wide or more. And it adds up the gradients of a layer normalisation's weights and
+    biases in bfloat16 or float16, so that most of a sum over many places is rounded away. The sizes of the maps are not
+    known here, so any model with such a layer counts, unless the layer says that it is computed in another way, by
+    ``safe_in_half_precision = True``. Not seen are functions such as ``F.conv2d`` called directly and scripted models:
+    give these precision="float32". Raises ValueError where ``precision`` asks for the other all the same, and for an
+    unknown one.
     """
     chosen = best_precision(device) if precision is None else precision
     autocast(device, chosen)  # which refuses an unknown one
-    if device.type != "cpu" or chosen != "bfloat16":
+    if device.type != "cpu" or chosen == "float32":
         return chosen
     for name, layer in model.named_modules():
-        if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) or getattr(layer, "undilated_inside", False):
-            continue
-        if layer.groups > 1 and layer.dilation[0] > 1:
-            if precision is None:
-                return "float32"
+        kind = _wrong_on_a_cpu(layer, chosen)
+        if kind and precision is None:
+            return "float32"
+        if kind:
             raise ValueError(
                 f"precision={precision!r}: on a CPU torch can get the gradient of {name or type(layer).__name__!r} "
-                "wrong in it, a dilated convolution in groups; leave precision out, to train in float32 (a checkpoint "
-                "of such a run in bfloat16 cannot go on: restart=True)"
+                f"wrong in it, {kind}; leave precision out, to train in float32 (a checkpoint of such a run in "
+                f"{precision} cannot go on: restart=True)"
             )
     return chosen
+
+
+def _wrong_on_a_cpu(layer: nn.Module, precision: str) -> str | None:
+    """Return what the layer is, if torch may get its gradient wrong on a CPU in bfloat16 or float16."""
+    if getattr(layer, "safe_in_half_precision", False):
+        return None
+    if isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
+        return "a layer normalisation"
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) and precision == "bfloat16":
+        return "a dilated convolution in groups" if layer.groups > 1 and layer.dilation[0] > 1 else None
+    return None
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

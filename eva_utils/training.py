@@ -60,10 +60,10 @@ def fit(
     The history's training values are then those against these targets. It may draw from the global generators, which a
     checkpoint keeps; in several processes it sees each one's share of a batch.
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
-    printed says which; on a CPU a model with dilated convolutions in groups trains in float32, as torch may get their
-    gradients wrong in bfloat16 (:func:`eva_utils.runtime.training_precision` says which layers it sees). The model
-    stays on the device, in channels-last layout. After ``model.compile(dynamic=False)`` it trains as the program that
-    torch made of it: faster, once that took a minute, and not to the same bits.
+    printed says which; on a CPU a model with layer normalisations or dilated convolutions in groups trains in float32,
+    as torch may get their gradients wrong in bfloat16 (:func:`eva_utils.runtime.training_precision` says which layers
+    it sees). The model stays on the device, in channels-last layout. After ``model.compile(dynamic=False)`` it trains
+    as the program that torch made of it: faster, once that took a minute, and not to the same bits.
     With ``ema_decay``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
     step (less at first: :class:`eva_utils.averaging.MovingAverage`); it is what is tested, and what the model holds in
     the end.

@@ -18,7 +18,7 @@ class QuickDepthwise(nn.Conv2d):
     Raises ValueError for an even kernel.
     """
 
-    undilated_inside = True  # what eva_utils.runtime.training_precision asks for
+    safe_in_half_precision = True  # what eva_utils.runtime.training_precision asks for
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, *, bias: bool = True) -> None:
         if kernel_size % 2 == 0:
@@ -35,7 +35,7 @@ class QuickDepthwise(nn.Conv2d):
 class QuickMirrorDepthwise(MirrorDepthwise):
     """The library's layer in the same forms."""
 
-    undilated_inside = True
+    safe_in_half_precision = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""

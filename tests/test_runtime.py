@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from eva_utils import runtime
+from eva_utils.models.gated_mirror_net import ChannelNorm
 from eva_utils.runtime import (
     autocast,
     best_precision,
@@ -84,7 +85,7 @@ class Handed(nn.Conv2d):
 
 
 class ByOtherMeans(Handed):
-    undilated_inside = True
+    safe_in_half_precision = True
 
 
 DEPTHWISE = {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 8}
@@ -102,6 +103,9 @@ DEPTHWISE = {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 8}
         (nn.Conv2d(8, 8, 3, padding=2, dilation=2), "bfloat16"),
         (nn.Conv2d(8, 8, 3, padding=1, groups=8), "bfloat16"),
         (ByOtherMeans(8, 8, **DEPTHWISE), "bfloat16"),
+        (nn.BatchNorm2d(8), "bfloat16"),
+        (nn.LayerNorm(8, elementwise_affine=False), "bfloat16"),
+        (ChannelNorm(8), "bfloat16"),
     ],
 )
 def test_a_model_whose_gradients_may_be_wrong_trains_in_float32(monkeypatch, layer, best):
@@ -118,6 +122,31 @@ def test_a_model_whose_gradients_may_be_wrong_trains_in_float32(monkeypatch, lay
             ValueError, match=f"the gradient of '{name}' wrong in it, a dilated .*; leave precision out"
         ):
             training_precision(network, CPU, "bfloat16")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_layer_normalisation_trains_in_float32(monkeypatch, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8))
+    assert training_precision(model, CPU) == "float32"
+    with pytest.raises(
+        ValueError, match=f"precision='{precision}': .* of '1' wrong in it, a layer normalisation; leave"
+    ):
+        training_precision(model, CPU, precision)
+
+
+def test_the_layer_normalisation_of_the_channels_has_the_right_gradients():
+    """Against float64, with as many places as a batch has; a sum of theirs in bfloat16 is far off."""
+    torch.manual_seed(0)
+    norm, exact = ChannelNorm(16), ChannelNorm(16).double()
+    images, weights = torch.randn(64, 16, 32, 32).bfloat16(), (torch.randn(64, 16, 32, 32) + 0.1).bfloat16()
+    exact(images.double()).backward(weights.double())
+    with autocast(CPU, "bfloat16"):
+        said = norm(images)
+    said.backward(weights.to(said.dtype))
+    for weight in ("weight", "bias"):
+        right = getattr(exact, weight).grad
+        assert (getattr(norm, weight).grad - right).norm() / right.norm() < 1e-4
 
 
 @pytest.mark.parametrize(

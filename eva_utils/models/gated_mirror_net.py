@@ -13,11 +13,16 @@ from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwis
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each place."""
+    """Layer normalisation over the channels of each place, under autocast too in the precision of its weights.
+
+    On a GPU autocast does so by itself; on a CPU torch would add up the weights' gradients in bfloat16.
+    """
+
+    safe_in_half_precision = True  # what eva_utils.runtime.training_precision asks for
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1).to(self.weight.dtype)).movedim(-1, 1)
 
 
 class ChannelScale(nn.Module):
