@@ -925,6 +925,43 @@ def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut, long_t
     assert "{} after 8 epochs and {} after 12, where that has {} and {}".format(*quoted) in "".join(sources)
 
 
+def test_the_pages_say_what_wrong_gradients_cost():
+    folder = EXPERIMENTS / "records"
+    wrong = [
+        json.loads((folder / f"small_gated_mirror_net_bfloat16_{seed}.json").read_text(encoding="utf-8"))
+        for seed in (0, 1)
+    ]
+    printed = (folder / "cut" / "small_gated_mirror_net_float32.md").read_text(encoding="utf-8")
+    right = [line.split() for line in re.findall(r"^ +\d+ .*", printed, re.MULTILINE)]
+    section = LESSONS.read_text(encoding="utf-8").partition("**Wrong gradients.**")[2]
+    words = " ".join(section.split())
+    assert "ended at {:.2%} and {:.2%} of the held-back images".format(*(run["test_acc"] for run in wrong)) in words
+    history = wrong[0]["history"]
+    for epoch, (number, _, learned, _, held_back, *_) in enumerate(right):
+        before = f"{history['train_acc'][epoch]:.2%} | {history['test_acc'][epoch]:.2%}"
+        assert f"\n| {number} | {learned} | {held_back} | {before} |\n" in section
+    gaps = [
+        float(right[-1][column].rstrip("%")) - 100 * history[key][len(right) - 1]
+        for column, key in ((2, "train_acc"), (4, "test_acc"))
+    ]
+    assert "by {:.2f} points of the augmented training images and {:.2f} of those held back".format(*gaps) in words
+    page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
+    assert f"{gaps[1]:.2f} points further" in page
+    curves = {
+        name: [
+            json.loads((folder / "ingredients" / f"{name}_{seed}.json").read_text(encoding="utf-8"))["history"]
+            for seed in (0, 1)
+        ]
+        for name in ("many_scales", "small_mirror_net")
+    }
+    behind = [100 * (first - second) for first, second in zip(*(run["test_acc"] for run in curves["many_scales"]))]
+    span = f"{min(behind[2:11]):.2f} to {max(behind[2:11]):.2f} points after each of the epochs 3 to 11"
+    assert f"behind the first by {span} and ended {-behind[11]:.2f} ahead" in words
+    for key, gap in zip(("train_acc", "test_acc"), gaps, strict=True):
+        apart = [abs(a - b) for a, b in zip(*(run[key] for run in curves["small_mirror_net"]), strict=True)]
+        assert 100 * max(apart[2:]) < gap
+
+
 def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
     folder = EXPERIMENTS / "records"
     rounds = [stages(folder / f"mirror_net_{seed}_test.json") for seed in range(3)]
