@@ -954,7 +954,10 @@ def test_the_pages_say_what_wrong_gradients_cost():
         ]
         for name in ("many_scales", "small_mirror_net")
     }
-    behind = [100 * (first - second) for first, second in zip(*(run["test_acc"] for run in curves["many_scales"]))]
+    behind = [
+        100 * (first - second)
+        for first, second in zip(*(run["test_acc"] for run in curves["many_scales"]), strict=True)
+    ]
     span = f"{min(behind[2:11]):.2f} to {max(behind[2:11]):.2f} points after each of the epochs 3 to 11"
     assert f"behind the first by {span} and ended {-behind[11]:.2f} ahead" in words
     for key, gap in zip(("train_acc", "test_acc"), gaps, strict=True):
