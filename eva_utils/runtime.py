@@ -112,14 +112,15 @@ def best_precision(device: torch.device) -> str:
 def training_precision(model: nn.Module, device: torch.device, precision: str | None = None) -> str:
     """Return ``precision``, or the device's best for None, float32 if the model's gradients may be wrong in that.
 
-    Two layers count, on a CPU. In bfloat16 and channels-last layout torch 2.11 takes the weight gradient of a
-    convolution in groups with dilated rows, such as a dilated depthwise one, from memory beyond its own, with AVX-512
-    and once its output is 29 columns wide or more. And it adds up the gradients of a layer normalisation's weights and
-    biases in bfloat16 or float16, so that most of a sum over many places is rounded away. The sizes of the maps are not
-    known here, so any model with such a layer counts, unless the layer says that it is computed in another way, by
-    ``safe_in_half_precision = True``. Not seen are functions such as ``F.conv2d`` called directly and scripted models:
-    give these precision="float32". Raises ValueError where ``precision`` asks for the other all the same, and for an
-    unknown one.
+    On a CPU two kinds of layer count. With AVX-512, in bfloat16 and channels-last layout, torch 2.11 takes the weight
+    gradient of a convolution in groups with dilated rows, such as a dilated depthwise one, from memory beyond its own
+    once its output is 29 columns wide or more. And on any CPU it sums the gradients of a layer normalisation's weight
+    and bias in bfloat16 or float16, where the maps come in that and the model is not compiled: of a sum over many
+    places much can be rounded away. The sizes of the maps are not known here, so any model with such a layer counts,
+    compiled or not, unless the layer says that its float32 weights get the right gradients under autocast, by
+    ``safe_in_half_precision = True``. Not seen are functions such as ``F.conv2d`` called directly, scripted models
+    (give these precision="float32") and weights that are themselves in bfloat16. Raises ValueError where ``precision``
+    asks for such a precision all the same, and for an unknown one.
     """
     chosen = best_precision(device) if precision is None else precision
     autocast(device, chosen)  # which refuses an unknown one
@@ -131,8 +132,8 @@ def training_precision(model: nn.Module, device: torch.device, precision: str | 
             return "float32"
         if kind:
             raise ValueError(
-                f"precision={precision!r}: on a CPU torch can get the gradient of {name or type(layer).__name__!r} "
-                f"wrong in it, {kind}; leave precision out, to train in float32 (a checkpoint of such a run in "
+                f"precision={precision!r}: on a CPU torch can get the gradient of {name or type(layer).__name__!r}, "
+                f"{kind}, wrong in it; leave precision out, to train in float32 (a checkpoint of such a run in "
                 f"{precision} cannot go on: restart=True)"
             )
     return chosen
@@ -142,7 +143,7 @@ def _wrong_on_a_cpu(layer: nn.Module, precision: str) -> str | None:
     """Return what the layer is, if torch may get its gradient wrong on a CPU in bfloat16 or float16."""
     if getattr(layer, "safe_in_half_precision", False):
         return None
-    if isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
+    if isinstance(layer, nn.LayerNorm) and any(p.requires_grad for p in layer.parameters(recurse=False)):
         return "a layer normalisation"
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) and precision == "bfloat16":
         return "a dilated convolution in groups" if layer.groups > 1 and layer.dilation[0] > 1 else None

@@ -174,7 +174,7 @@ def build(arguments: dict[str, Any], num_classes: int) -> nn.Module:
             square = layer.kernel_size == (3, 3)
             if strided and square and layer.stride == (2, 2):
                 layer.dilation = layer.padding = (strided, strided)
-            plain = layer.groups == layer.in_channels and not getattr(layer, "safe_in_half_precision", False)
+            plain = layer.groups == layer.in_channels and not isinstance(layer, (QuickDepthwise, QuickMirrorDepthwise))
             if plain and (layer.dilation != (1, 1) or not square or side):  # depthwise, and not quick yet
                 setattr(module, name, depthwise(layer, side if side and square else layer.kernel_size[0]))
     return model

@@ -105,6 +105,7 @@ DEPTHWISE = {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 8}
         (ByOtherMeans(8, 8, **DEPTHWISE), "bfloat16"),
         (nn.BatchNorm2d(8), "bfloat16"),
         (nn.LayerNorm(8, elementwise_affine=False), "bfloat16"),
+        (ChannelNorm(8, elementwise_affine=False), "bfloat16"),
         (ChannelNorm(8), "bfloat16"),
     ],
 )
@@ -119,20 +120,46 @@ def test_a_model_whose_gradients_may_be_wrong_trains_in_float32(monkeypatch, lay
         return
     for network, name in ((model, "1"), (layer, type(layer).__name__)):
         with pytest.raises(
-            ValueError, match=f"the gradient of '{name}' wrong in it, a dilated .*; leave precision out"
+            ValueError, match=f"the gradient of '{name}', a dilated .*, wrong in it; leave precision out"
         ):
             training_precision(network, CPU, "bfloat16")
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_layer_normalisation_trains_in_float32(monkeypatch, precision):
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize("kind", [nn.LayerNorm, LayerNorm2d])
+def test_a_layer_normalisation_trains_in_float32(monkeypatch, kind):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8))
+    layer = kind(8)
+    model = nn.Sequential(nn.Linear(3, 8), layer)
     assert training_precision(model, CPU) == "float32"
-    with pytest.raises(
-        ValueError, match=f"precision='{precision}': .* of '1' wrong in it, a layer normalisation; leave"
-    ):
-        training_precision(model, CPU, precision)
+    assert training_precision(model, CUDA, "bfloat16") == "bfloat16"
+    for network, name in ((model, "1"), (layer, kind.__name__)):
+        for precision in ("bfloat16", "float16"):
+            with pytest.raises(
+                ValueError, match=f"{precision}.* of '{name}', a layer normalisation, wrong in it; leave"
+            ):
+                training_precision(network, CPU, precision)
+    layer.requires_grad_(False)
+    assert training_precision(model, CPU) == "bfloat16"
+
+
+def test_a_layer_normalisation_has_the_right_gradients_in_the_precision_that_is_chosen(monkeypatch):
+    """Against float64, on as many places as a batch has. In bfloat16, on any CPU, the second is far off."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    torch.manual_seed(0)
+    layer, exact = nn.LayerNorm(16), nn.LayerNorm(16).double()
+    images, weights = torch.randn(65_536, 16), torch.randn(65_536, 16) + 0.1
+    with autocast(CPU, training_precision(layer, CPU)):
+        said = layer(images @ torch.eye(16))  # in the precision of the matrix product
+    said.backward(weights.to(said.dtype))
+    exact(images.double()).backward(weights.double())
+    for found, right in zip(layer.parameters(), exact.parameters(), strict=True):
+        assert (found.grad - right.grad).norm() / right.grad.norm() < 0.02
 
 
 def test_the_layer_normalisation_of_the_channels_has_the_right_gradients():
@@ -143,7 +170,8 @@ def test_the_layer_normalisation_of_the_channels_has_the_right_gradients():
     exact(images.double()).backward(weights.double())
     with autocast(CPU, "bfloat16"):
         said = norm(images)
-    said.backward(weights.to(said.dtype))
+    assert said.dtype == torch.float32
+    said.backward(weights.float())
     for weight in ("weight", "bias"):
         right = getattr(exact, weight).grad
         assert (getattr(norm, weight).grad - right).norm() / right.norm() < 1e-4

@@ -13,16 +13,17 @@ from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwis
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each place, under autocast too in the precision of its weights.
+    """Layer normalisation over the channels of each place, in the precision of its weights even under autocast.
 
-    On a GPU autocast does so by itself; on a CPU torch would add up the weights' gradients in bfloat16.
+    On a GPU autocast does this by itself; on a CPU torch would sum the gradients of weight and bias in bfloat16.
     """
 
     safe_in_half_precision = True  # what eva_utils.runtime.training_precision asks for
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        return super().forward(x.movedim(1, -1).to(self.weight.dtype)).movedim(-1, 1)
+        x = x.movedim(1, -1)
+        return super().forward(x if self.weight is None else x.to(self.weight.dtype)).movedim(-1, 1)
 
 
 class ChannelScale(nn.Module):
