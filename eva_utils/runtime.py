@@ -132,8 +132,8 @@ def training_precision(model: nn.Module, device: torch.device, precision: str | 
             return "float32"
         if kind:
             raise ValueError(
-                f"precision={precision!r}: on a CPU torch can get the gradient of {name or type(layer).__name__!r}, "
-                f"{kind}, wrong in it; leave precision out, to train in float32 (a checkpoint of such a run in "
+                f"precision={precision!r}: on a CPU torch can get the gradient of {name or type(layer).__name__!r} "
+                f"wrong in it, {kind}; leave precision out, to train in float32 (a checkpoint of such a run in "
                 f"{precision} cannot go on: restart=True)"
             )
     return chosen

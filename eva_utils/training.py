@@ -61,9 +61,9 @@ def fit(
     checkpoint keeps; in several processes it sees each one's share of a batch.
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
     printed says which; on a CPU a model with layer normalisations or dilated convolutions in groups trains in float32,
-    as torch may get their gradients wrong in less (:func:`eva_utils.runtime.training_precision` says which layers
-    it sees). The model stays on the device, in channels-last layout. After ``model.compile(dynamic=False)`` it trains
-    as the program that torch made of it: faster, once that took a minute, and not to the same bits.
+    as torch may get their gradients wrong in a lower precision (:func:`eva_utils.runtime.training_precision` says which
+    layers it sees). The model stays on the device, in channels-last layout. After ``model.compile(dynamic=False)`` it
+    trains as the program that torch made of it: faster, once that took a minute, and not to the same bits.
     With ``ema_decay``, 0.999 say, an exponential moving average of the weights keeps that share of itself at each
     step (less at first: :class:`eva_utils.averaging.MovingAverage`); it is what is tested, and what the model holds in
     the end.

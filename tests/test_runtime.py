@@ -120,7 +120,7 @@ def test_a_model_whose_gradients_may_be_wrong_trains_in_float32(monkeypatch, lay
         return
     for network, name in ((model, "1"), (layer, type(layer).__name__)):
         with pytest.raises(
-            ValueError, match=f"the gradient of '{name}', a dilated .*, wrong in it; leave precision out"
+            ValueError, match=f"the gradient of '{name}' wrong in it, a dilated .*; leave precision out"
         ):
             training_precision(network, CPU, "bfloat16")
 
@@ -141,7 +141,7 @@ def test_a_layer_normalisation_trains_in_float32(monkeypatch, kind):
     for network, name in ((model, "1"), (layer, kind.__name__)):
         for precision in ("bfloat16", "float16"):
             with pytest.raises(
-                ValueError, match=f"{precision}.* of '{name}', a layer normalisation, wrong in it; leave"
+                ValueError, match=f"{precision}.* of '{name}' wrong in it, a layer normalisation; leave precision out"
             ):
                 training_precision(network, CPU, precision)
     layer.requires_grad_(False)
