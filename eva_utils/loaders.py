@@ -9,8 +9,11 @@ The fast loader keeps all images on the device and runs the same policy there, o
 
 import copy
 import math
+import multiprocessing
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 
 import albumentations as A
@@ -224,3 +227,10 @@ class _AugmentedImages(Dataset):
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is for the main process, which ends them
     cv2.setNumThreads(0)  # the workers are the parallelism; more threads slow each other down
+    # torch's own watch over the main process begins too late to see that it has ended while the worker starts
+    threading.Thread(target=_end_with, args=[multiprocessing.parent_process()], daemon=True).start()
+
+
+def _end_with(main: multiprocessing.process.BaseProcess) -> None:
+    main.join()
+    os._exit(1)

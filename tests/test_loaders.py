@@ -1,4 +1,9 @@
+import contextlib
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from itertools import chain
 
@@ -157,6 +162,41 @@ def test_both_loaders_give_the_same_test_images(shapes):
     for (images, labels), (others, their_labels) in zip(plain, fast, strict=True):
         assert torch.allclose(images, others, atol=1e-6)
         assert torch.equal(labels, their_labels)
+
+
+ABANDONED = """
+import multiprocessing, os, signal, time
+import torch
+import eva_utils as eva
+from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
+
+main, start = os.getpid(), multiprocessing.process.BaseProcess.start
+
+def start_and_die(worker):
+    start(worker)
+    print("started", flush=True)
+    os.kill(main, signal.SIGKILL)
+
+def wait_for_it(_):  # in place of what each worker calls first
+    while os.getppid() == main:
+        time.sleep(0.01)
+
+multiprocessing.process.BaseProcess.start, torch.set_num_threads = start_and_die, wait_for_it
+images = eva.ImageSet(*draw_shapes(10, seed=0), SHAPE_CLASSES, "shapes")
+next(iter(eva.make_loader(images, eva.eval_policy(), batch_size=10, workers=1)))
+"""
+
+
+def test_a_worker_ends_with_the_main_process_even_one_killed_while_it_starts():
+    command = [sys.executable, "-W", "ignore", "-c", ABANDONED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as main:
+        try:
+            printed, _ = main.communicate(timeout=60)  # to its end: as long as the worker lives, it holds the pipe
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # where nobody is left, as should be
+                os.killpg(main.pid, signal.SIGKILL)
+    assert printed == "started\n"
+    assert main.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 64])
