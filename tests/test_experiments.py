@@ -925,28 +925,29 @@ def test_notebook_08_draws_the_taught_trainings_as_their_records_say(cut, long_t
     assert "{} after 8 epochs and {} after 12, where that has {} and {}".format(*quoted) in "".join(sources)
 
 
-def test_the_pages_say_what_wrong_gradients_cost():
+def test_the_pages_say_what_wrong_gradients_cost(experiments):
     folder = EXPERIMENTS / "records"
     wrong = [
         json.loads((folder / f"small_gated_mirror_net_bfloat16_{seed}.json").read_text(encoding="utf-8"))
         for seed in (0, 1)
     ]
-    printed = (folder / "cut" / "small_gated_mirror_net_float32.md").read_text(encoding="utf-8")
-    right = [line.split() for line in re.findall(r"^ +\d+ .*", printed, re.MULTILINE)]
+    right = json.loads((folder / "small_gated_mirror_net_float32_0.json").read_text(encoding="utf-8"))
     section = LESSONS.read_text(encoding="utf-8").partition("**Wrong gradients.**")[2]
     words = " ".join(section.split())
     assert "ended at {:.2%} and {:.2%} of the held-back images".format(*(run["test_acc"] for run in wrong)) in words
-    history = wrong[0]["history"]
-    for epoch, (number, _, learned, _, held_back, *_) in enumerate(right):
-        before = f"{history['train_acc'][epoch]:.2%} | {history['test_acc'][epoch]:.2%}"
-        assert f"\n| {number} | {learned} | {held_back} | {before} |\n" in section
-    gaps = [
-        float(right[-1][column].rstrip("%")) - 100 * history[key][len(right) - 1]
-        for column, key in ((2, "train_acc"), (4, "test_acc"))
-    ]
-    assert "by {:.2f} points of the augmented training images and {:.2f} of those held back".format(*gaps) in words
+    assert right["arguments"] == wrong[0]["arguments"]
+    assert {name for name, value in right["history"]["run"].items() if value != wrong[0]["history"]["run"][name]} == {
+        "precision"
+    }
+    assert right["history"]["run"]["precision"] == "float32"
+    curves = [run["history"][key] for run in (right, wrong[0]) for key in ("train_acc", "test_acc")]
+    for epoch in (1, 2, 3, 4, 6, 8, 10, 12):
+        quoted = " | ".join(f"{curve[epoch - 1]:.2%}" for curve in curves)
+        assert f"\n| {epoch} | {quoted} |\n" in section
+    gaps = [100 * (curves[i][-1] - curves[i + 2][-1]) for i in (0, 1)]
+    assert "{:.2f} points lower on the augmented training images and {:.2f} on those held back".format(*gaps) in words
     page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
-    assert f"{gaps[1]:.2f} points further" in page
+    assert f"{right['test_acc']:.2%}, {gaps[1]:.2f} points further" in page
     curves = {
         name: [
             json.loads((folder / "ingredients" / f"{name}_{seed}.json").read_text(encoding="utf-8"))["history"]
@@ -960,9 +961,19 @@ def test_the_pages_say_what_wrong_gradients_cost():
     ]
     span = f"{min(behind[2:11]):.2f} to {max(behind[2:11]):.2f} points after each of the epochs 3 to 11"
     assert f"behind the first by {span} and ended {-behind[11]:.2f} ahead" in words
-    for key, gap in zip(("train_acc", "test_acc"), gaps, strict=True):
-        apart = [abs(a - b) for a, b in zip(*(run[key] for run in curves["small_mirror_net"]), strict=True)]
-        assert 100 * max(apart[2:]) < gap
+    apart = [
+        100 * abs(a - b)
+        for key in ("train_acc", "test_acc")
+        for a, b in zip(*(run[key][2:] for run in curves["small_mirror_net"]), strict=True)
+    ]
+    assert f"are never more than {max(apart):.2f} points apart" in words
+    assert max(apart) < min(gaps)
+    ingredients = experiments("ingredients")
+    mean = statistics.mean(ingredients.accuracies("`small_mirror_net`"))
+    limit = 2.056 * 100 * ingredients.deviation(ingredients.VARIANTS) * math.sqrt(1 + 1 / 2)  # Student's t
+    assert f"the network has {right['test_acc']:.2%} of the held-back images by this recipe, the mean" in words
+    assert f"{right['test_acc']:.2%}" == f"{mean:.2%}"
+    assert f"unless it were at least {limit:.2f} points away" in words
 
 
 def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
