@@ -974,6 +974,10 @@ def test_the_pages_say_what_wrong_gradients_cost(experiments):
     assert f"the network has {right['test_acc']:.2%} of the held-back images by this recipe, the mean" in words
     assert f"{right['test_acc']:.2%}" == f"{mean:.2%}"
     assert f"unless it were at least {limit:.2f} points away" in words
+    notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
+    texts = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    quoted = "{:.2%} and {:.2%}, of which the first, run anew in float32, has {:.2%}, as much as `small_mirror_net`"
+    assert quoted.format(*(run["test_acc"] for run in [*wrong, right])) in texts
 
 
 def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
