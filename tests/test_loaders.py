@@ -1,4 +1,3 @@
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -165,7 +164,7 @@ def test_both_loaders_give_the_same_test_images(shapes):
 
 
 ABANDONED = """
-import multiprocessing, os, signal, time
+import multiprocessing, os, signal, sys, time
 import torch
 import eva_utils as eva
 from eva_utils.shapes import SHAPE_CLASSES, draw_shapes
@@ -175,7 +174,8 @@ main, start = os.getpid(), multiprocessing.process.BaseProcess.start
 def start_and_die(worker):
     start(worker)
     print("started", flush=True)
-    os.kill(main, signal.SIGKILL)
+    if worker.name.endswith(sys.argv[1]):
+        os.kill(main, signal.SIGKILL)
 
 def wait_for_it(_):  # in place of what each worker calls first
     while os.getppid() == main:
@@ -183,19 +183,20 @@ def wait_for_it(_):  # in place of what each worker calls first
 
 multiprocessing.process.BaseProcess.start, torch.set_num_threads = start_and_die, wait_for_it
 images = eva.ImageSet(*draw_shapes(10, seed=0), SHAPE_CLASSES, "shapes")
-next(iter(eva.make_loader(images, eva.eval_policy(), batch_size=10, workers=1)))
+next(iter(eva.make_loader(images, eva.eval_policy(), batch_size=5, workers=int(sys.argv[1]))))
 """
 
 
-def test_a_worker_ends_with_the_main_process_even_one_killed_while_it_starts():
-    command = [sys.executable, "-W", "ignore", "-c", ABANDONED]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_end_with_the_main_process_even_one_killed_while_they_start(workers):
+    command = [sys.executable, "-W", "ignore", "-c", ABANDONED, str(workers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as main:
         try:
-            printed, _ = main.communicate(timeout=60)  # to its end: as long as the worker lives, it holds the pipe
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # where nobody is left, as should be
-                os.killpg(main.pid, signal.SIGKILL)
-    assert printed == "started\n"
+            printed, _ = main.communicate(timeout=300)  # to its end: as long as a worker lives, it holds the pipe
+        except subprocess.TimeoutExpired:
+            os.killpg(main.pid, signal.SIGKILL)
+            raise
+    assert printed == "started\n" * workers
     assert main.returncode == -signal.SIGKILL
 
 
