@@ -53,7 +53,7 @@ def plot_accuracy_over_parameters(groups: Mapping[str, Mapping[str, tuple[int, f
         for name, point in networks.items():
             labels.append(ax.annotate(name, point, (8, 0), textcoords="offset points", va="center", fontsize="small"))
     ax.set(xlabel="parameters", ylabel="accuracy", title=title)
-    ax.margins(x=0.25, y=0.1)
+    ax.margins(x=0.35, y=0.1)  # room for the names
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     ax.grid(alpha=0.3)
