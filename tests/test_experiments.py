@@ -734,7 +734,8 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
         )
         for name in ("small_gated_mirror_net", "small_mirror_net")
     ]
-    assert f"ended {100 * (taught[0] - taught[1]):.2f} points above an older one of `small_mirror_net`" in words
+    more = 100 * (taught[0] - taught[1])
+    assert f"with {more:.2f} points more of the test images than an older one of `small_mirror_net`" in words
 
 
 @pytest.fixture
@@ -972,18 +973,20 @@ def test_the_pages_say_what_wrong_gradients_cost(experiments):
         f"{gaps[0][0]:.2f} points lower on the augmented training images and {gaps[1][0]:.2f} on those held back"
         in words
     )
+    tenth = 100 * (pairs[1][0]["history"]["test_acc"][9] - pairs[1][1]["history"]["test_acc"][9])
+    assert f"({tenth:.2f} after epoch 10, where the one in bfloat16 lost three points for a while)" in words
     early = max(
         100 * abs(a - b)
         for key in ("train_acc", "test_acc")
         for a, b in zip(*(run["history"][key][:2] for run in pairs[1]), strict=True)
     )
-    ends = "{:.2%} held back in place of {:.2%}".format(*(run["test_acc"] for run in pairs[1]))
-    assert f"no more than {early:.2f} points apart in two epochs" in words
-    assert f"and {gaps[0][1]:.2f} and {gaps[1][1]:.2f} at the end, {ends}" in words
-    assert f"cost this network {statistics.mean(gaps[1]):.2f} points on the average" in words
+    ends = "held back, {:.2%} in place of {:.2%}".format(*(run["test_acc"] for run in pairs[1]))
+    assert f"no more than {early:.2f} points apart in the first two epochs" in words
+    assert f"at the end {gaps[0][1]:.2f} on the training images and {gaps[1][1]:.2f} on those {ends}" in words
+    assert f"some three and a half points ({statistics.mean(gaps[1]):.2f} on the average of two seeds" in words
     page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
     reached = "{:.2%} and {:.2%}".format(*(run["test_acc"] for run in right))
-    assert "these two have {}, {:.2f} and {:.2f} points further".format(reached, *gaps[1]) in page
+    assert "the same two seeds have {}, {:.2f} and {:.2f} points further".format(reached, *gaps[1]) in page
     curves = {
         name: [
             json.loads((folder / "ingredients" / f"{name}_{seed}.json").read_text(encoding="utf-8"))["history"]
@@ -1015,12 +1018,12 @@ def test_the_pages_say_what_wrong_gradients_cost(experiments):
     ]
     assert less < min(limits) < max(limits) < behind
     assert (
-        f"level with `small_mirror_net`, {less:.2f} points less, within chance, and {behind:.2f} behind `mirror_net`"
-        in page
+        f"Their mean, {mean:.2%}, is level with `small_mirror_net`, {less:.2f} points less, within chance, and "
+        f"{behind:.2f} behind `mirror_net`" in page
     )
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
     texts = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-    quoted = "ended at {:.2%} and {:.2%}, and run anew in float32, as here, have {:.2%} and {:.2%}"
+    quoted = "ended at {:.2%} and {:.2%}; run anew in float32 they have {:.2%} and {:.2%}"
     assert quoted.format(*(run["test_acc"] for run in [*wrong, *right])) in texts
 
 
