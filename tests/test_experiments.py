@@ -734,8 +734,8 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
         )
         for name in ("small_gated_mirror_net", "small_mirror_net")
     ]
-    more = 100 * (taught[0] - taught[1])
-    assert f"with {more:.2f} points more of the test images than an older one of `small_mirror_net`" in words
+    lead = 100 * (taught[0] - taught[1])
+    assert f"with {lead:.2f} points more of the test images than an older one of `small_mirror_net`" in words
 
 
 @pytest.fixture
