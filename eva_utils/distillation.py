@@ -23,8 +23,7 @@ class Distillation:
     agree, and its training loss temperature squared times a cross entropy.
 
     The teacher is taken in eval mode and without gradients, and moves to the device of the images, where it stays; its
-    weights stay as they are.
-    Raises ValueError for a temperature of 0 or less.
+    weights stay as they are. Raises ValueError for a temperature of 0 or less and for a teacher that is no network.
     """
 
     def __init__(self, teacher: nn.Module, *, temperature: float = 4.0) -> None:

@@ -94,10 +94,17 @@ LISTS = [f.name for f in fields(History) if f.name != "run"]
 
 @dataclass(frozen=True)
 class LrRange:
-    """The smoothed training loss at each learning rate, both (steps,), in the order of the steps."""
+    """The smoothed training loss at each learning rate, both (steps,), in the order of the steps.
+
+    Raises ValueError for none, or for unequal numbers of them.
+    """
 
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.lrs) == len(self.losses):
+            raise ValueError(f"{len(self.lrs)} lrs, {len(self.losses)} losses: expected one or more, as many of each")
 
     @property
     def lowest(self) -> float:

@@ -46,8 +46,8 @@ def find_lr(
     generators stay as they are. The other arguments are those of :func:`fit`.
 
     Returns the first group's rates and the losses, smoothed over about the last ten steps. Raises ValueError for a
-    range that does not grow, for parts that do not fit, for a loss that is not finite at the first or second step
-    already, and where several processes train together.
+    range that does not grow, for parts that do not fit, for a first group with lr 0, for a loss that is not finite at
+    the first or second step already, and where several processes train together.
     """
     start_lr, end_lr = real_number("start_lr", start_lr, least=0), real_number("end_lr", end_lr, least=0)
     steps = whole_number("steps", steps, least=2)
@@ -101,10 +101,11 @@ def _endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
 def _untouched(loader: Loader) -> Iterator[None]:
     """Bring the random generators and the loader's epoch back to where they were."""
     generators = loader_generators(loader)
-    before, sampler = random_state(generators), copy.copy(vars(loader.sampler))
+    before = random_state(generators)
+    own = vars(loader.sampler) if isinstance(loader.sampler, EpochSampler) else {}  # the others keep no epoch
+    epoch = dict(own)
     try:
         yield
     finally:
         set_random_state(before, generators)
-        if isinstance(loader.sampler, EpochSampler):
-            vars(loader.sampler).update(sampler)
+        own.update(epoch)

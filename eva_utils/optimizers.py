@@ -1,5 +1,6 @@
 """Parameter groups, and an optimizer that torch has for matrices only."""
 
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eva_utils.checks import real_number
+from eva_utils.checks import instance, real_number
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the model's parameters as two groups for a torch optimizer.
 
     Weights of convolutions and linear layers decay; what has one number a channel, as biases, normalisations and
-    scales have, does not. Raises ValueError for a weight decay below 0.
+    scales have, does not (He et al. 2019, "Bag of tricks for image classification"). Raises ValueError for a weight
+    decay below 0 and for what is no network.
     """
     weights, others = _weights_and_others(model)
     return [
@@ -25,6 +27,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the parameters that are trained: those of several numbers a channel, and those of one."""
+    instance("model", model, nn.Module, "a network, such as build_network gives")
     weights, others = [], []
     for p in model.parameters():
         if p.requires_grad:
@@ -40,10 +43,13 @@ def muon_groups(
     The weights of layers that mix channels, the first one excepted, step by ``lr`` along orthogonalised momentum:
     convolutions, grouped ones as one matrix too, and linear layers, the last one included. The rest (the first layer,
     depthwise convolutions, biases, normalisations) takes steps of SGD by ``sgd_lr``; of these, what has one number a
-    channel does not decay.
+    channel does not decay. Raises ValueError for a rate or a decay below 0 and for what is no network.
     """
     weights, others = _weights_and_others(model)
     matrices = [p for p in weights[1:] if p.shape[1] > 1]
+    given = {"lr": lr, "sgd_lr": sgd_lr, "weight_decay": weight_decay, "sgd_weight_decay": sgd_weight_decay}
+    for name, value in given.items():
+        real_number(name, value, least=0)
     sgd = {"lr": sgd_lr, "orthogonal": False}
     return [
         {"params": matrices, "lr": lr, "weight_decay": weight_decay, "orthogonal": True},
@@ -148,16 +154,18 @@ def one_cycle(
 
     The learning rate rises from 1/25 of the highest over the first ``warmup`` of the steps and falls to ``final`` of
     the highest, or about 0, at the last (Smith & Topin 2018); the momentum stays. Step it after every batch.
-    Raises ValueError for no steps, a warm-up that is no share of them, a ``final`` outside 0 to 1, or an optimizer that
-    has a schedule already, whose rates are no longer its own.
+    ``total_steps`` is the number of batches in all epochs. Raises ValueError for no whole number of them, a warm-up
+    that is no share of them, a ``final`` outside 0 to 1, or an optimizer that has a schedule already, whose rates are
+    no longer its own.
     """
+    instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
     if any("initial_lr" in group for group in optimizer.param_groups):
         raise ValueError("the optimizer has had a schedule, which changed its learning rates: make the optimizer anew")
-    if total_steps < 1:
-        raise ValueError(f"total_steps={total_steps}: expected 1 or more, the number of batches in all epochs")
+    if not isinstance(total_steps, numbers.Integral) or total_steps < 1:
+        raise ValueError(f"total_steps={total_steps!r}: expected 1 or more, the number of batches in all epochs")
     total_steps = max(total_steps, 3)  # torch cannot divide fewer into a rise and a fall
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup={warmup}: expected a share of the steps, from 0 to less than 1")
+    if not isinstance(warmup, numbers.Real) or not 0 <= warmup < 1:
+        raise ValueError(f"warmup={warmup!r}: expected a share of the steps, from 0 to less than 1")
     final = real_number("final", final, least=0, most=1)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,

@@ -55,10 +55,11 @@ def fit(
 
     The loaders give (images float32 (B, 3, H, W), labels int64 (B,)). ``optimizer`` is SGD with lr 0.04 and
     momentum 0.9 by default; ``scheduler`` is stepped after every batch; ``loss_fn(logits, labels)`` returns
-    a mean over the batch. ``batch_transform(images, labels)`` returns what is trained on instead: as many
-    images, and labels or probabilities (B, classes); ``torchvision.transforms.v2.MixUp`` and :class:`Distillation` do.
-    The history's training values are then those against these targets. It may draw from the global generators, which a
-    checkpoint keeps; in several processes it sees each one's share of a batch.
+    a mean over the batch (``nn.CrossEntropyLoss(label_smoothing=0.1)``, say, for smoothed labels).
+    ``batch_transform(images, labels)`` returns what is trained on instead: as many images, and labels or probabilities
+    (B, classes); ``torchvision.transforms.v2.MixUp`` and :class:`Distillation` do. The history's training values are
+    then those against these targets. It may draw from the global generators, which a checkpoint keeps; in several
+    processes it sees each one's share of a batch.
     ``device`` and ``precision`` ("float32", "bfloat16", "float16") default to the best at hand, and the first line
     printed says which; on a CPU a model with layer normalisations or dilated convolutions in groups trains in float32,
     as torch may get their gradients wrong in a lower precision (:func:`eva_utils.runtime.training_precision` says which

@@ -187,6 +187,17 @@ CASES = {
     ),
     "one-hot targets": (lambda: fit(train_loader=batches(X, Y[:, None])), r"labels torch.int64 \(4, 1\): expected"),
     "steps below 1": (lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 0), "total_steps=0: expected 1"),
+    "two and a half steps": (
+        lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 2.5),
+        "total_steps=2.5: expected 1 or more, the number of batches",
+    ),
+    "a schedule of no optimizer": (lambda: eva.one_cycle(None, 10), "optimizer is a NoneType: expected one of torch"),
+    "a warm-up in words": (
+        lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 9, warmup="a"),
+        "warmup='a': expected a share",
+    ),
+    "groups of no network": (lambda: eva.decay_groups(None, 0.1), "model is a NoneType: expected a network"),
+    "no network at the identity": (lambda: eva.start_at_identity(None), "model is a NoneType: expected a network"),
     "warm-up of 2": (
         lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 9, warmup=2),
         "warmup=2: expected a share",

@@ -65,6 +65,14 @@ def test_everything_stays_as_it_was(shapes, fast):
     assert before[2] == after[2]
 
 
+def test_a_loader_with_the_users_own_order_is_taken(quadratic):
+    model, loader, loss_fn = quadratic
+    ordered = DataLoader(loader.dataset, batch_size=loader.batch_size, sampler=list(range(len(loader.dataset))))
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    found = find_lr(model, ordered, sgd, loss_fn=loss_fn, precision="float32")
+    assert found == find_lr(model, loader, sgd, loss_fn=loss_fn, precision="float32")
+
+
 def test_a_plain_loader_draws_the_order_that_it_would_have(shapes):
     images = torch.randn(40, 3, 32, 32)
     labels = torch.arange(40) % 10
@@ -173,6 +181,12 @@ def test_float16_is_scaled_as_in_fit(shapes):
 
 def tiny_cross_entropy(logits, labels):
     return 1e-7 * nn.functional.cross_entropy(logits, labels)
+
+
+def test_losses_without_their_rates_are_refused():
+    for lrs, losses in (((), ()), ((0.1, 1.0), (2.0,))):
+        with pytest.raises(ValueError, match=f"{len(lrs)} lrs, {len(losses)} losses: expected one or more, as many of"):
+            LrRange(lrs, losses)
 
 
 def test_the_figure_marks_the_suggestion():

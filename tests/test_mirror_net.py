@@ -131,6 +131,10 @@ def test_what_has_no_halves_is_refused():
         eva.GatedMirror(5)
     with pytest.raises(ValueError, match="a map of 3 channels has no halves"):
         BothHalves(nn.ReLU())(torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="a map of 5 channels has no halves"):
+        MishGate()(torch.zeros(1, 5, 4, 4))
+    with pytest.raises(ValueError, match="channels=7: they come in halves, choose an even number"):
+        MirrorNet(MirrorConv2d(3, 8, of_image=True), channels=7, num_classes=10)
     for options in ({"kernel_size": 2}, {"stride": 3}):
         with pytest.raises(ValueError, match="expected an odd size and a stride of 1 or 2"):
             MirrorConv2d(4, 8, **options)

@@ -122,6 +122,13 @@ def test_muon_refuses_what_it_cannot_step_by():
         decay_groups(model, -1)
 
 
+@pytest.mark.parametrize("name", ["lr", "sgd_lr", "weight_decay", "sgd_weight_decay"])
+def test_muon_groups_of_rates_below_0_are_refused(name):
+    rates = {"lr": 0.05, "sgd_lr": 0.2, "weight_decay": 0.01, "sgd_weight_decay": 0}
+    with pytest.raises(ValueError, match=f"^{name}=-1: expected a number from 0"):
+        muon_groups(build_network("dilated_net"), **rates | {name: -1})
+
+
 def test_a_second_schedule_on_one_optimizer_is_refused():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     one_cycle(optimizer, 10)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
 from eva_utils.averaging import MovingAverage
@@ -230,6 +231,27 @@ def test_a_long_average_forgets_the_weights_before_the_first_steps():
         averaged.update(layer)
     assert averaged.module.running_mean.item() > 0.99  # 0.17 if it kept 0.999 of itself from the start
     assert averaged.module.num_batches_tracked == 200
+
+
+def test_the_average_is_that_of_torchs_own_class():
+    decay = 0.9
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    ours = MovingAverage(model, decay)
+    theirs = AveragedModel(
+        model,
+        avg_fn=lambda mean, now, count: mean + (1 - min(decay, count.item() / (count.item() + 9))) * (now - mean),
+        use_buffers=True,
+    )
+    for _ in range(100):  # from the 82nd update on the average keeps the whole 0.9
+        with torch.no_grad():
+            model[0].weight += torch.randn(4, 3)
+            model(torch.randn(8, 3))  # which changes the running statistics
+        ours.update(model)
+        theirs.update_parameters(model)
+    same = theirs.module.state_dict()
+    for name, value in ours.module.state_dict().items():
+        if value.is_floating_point():  # the number of batches is counted, and not averaged
+            assert torch.allclose(value, same[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_a_finished_run_gives_the_averaged_weights_again(loaders, tmp_path):

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
+from eva_utils.checks import instance
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -54,9 +56,10 @@ def start_at_identity(model: nn.Module) -> None:
     A one is added to the weight that joins each output channel to the input channel of the same number, in the middle
     of the kernel, as far as there are both (``torch.nn.init.dirac_``; after the Dirac parametrisation of Zagoruyko &
     Komodakis 2017). Each layer of a deep network without shortcuts so begins with its input, stirred, where random
-    weights alone would mix what the layer before has mixed. Raises ValueError for a network that was started so before;
-    a checkpoint tells one from the other.
+    weights alone would mix what the layer before has mixed. Raises ValueError for a network that was started so before
+    (a checkpoint tells one from the other) and for what is no network.
     """
+    instance("model", model, nn.Module, "a network, such as build_network gives")
     if getattr(model, "started_at_identity", False):
         raise ValueError("start_at_identity was called on this network before: build it anew")
     model.started_at_identity = True

@@ -13,9 +13,10 @@ from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwis
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each place, in the precision of its weights even under autocast.
+    """Layer normalisation (Ba et al. 2016) over the channels of each place, in its weights' precision.
 
-    On a GPU autocast does this by itself; on a CPU torch would sum the gradients of weight and bias in bfloat16.
+    That is so under autocast too: on a GPU by itself, while on a CPU torch would sum the gradients of weight and bias
+    in bfloat16.
     """
 
     safe_in_half_precision = True  # what eva_utils.runtime.training_precision asks for
@@ -39,10 +40,15 @@ class ChannelScale(nn.Module):
 
 
 class MishGate(nn.Module):
-    """Multiply the second half of the channels by Mish (Misra 2019) of the first."""
+    """Multiply the second half of the channels by Mish (Misra 2019) of the first.
+
+    Raises ValueError for an odd number of channels.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 2 * channels, H, W) to (N, channels, H, W)."""
+        if x.shape[1] % 2:
+            raise ValueError(f"a map of {x.shape[1]} channels has no halves: choose an even number")
         gates, values = x.chunk(2, dim=1)
         # torch's code for a CPU computes Mish of what is not contiguous number by number, several times as slowly
         return F.mish(gates.contiguous(memory_format=torch.channels_last)) * values

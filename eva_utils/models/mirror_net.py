@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eva_utils.checks import whole_number
 from eva_utils.models.blocks import Residual, conv, gate
 
 
@@ -100,13 +101,19 @@ class BothHalves(nn.Sequential):
 
 
 def mirror_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1, of_image: bool = False) -> nn.Sequential:
-    """Return a 3x3 mirror convolution, batch normalisation and ReLU."""
+    """Return a 3x3 mirror convolution, batch normalisation and ReLU.
+
+    Raises ValueError where :class:`MirrorConv2d` does.
+    """
     mirror = MirrorConv2d(in_channels, out_channels, stride=stride, of_image=of_image)
     return nn.Sequential(mirror, BothHalves(nn.BatchNorm2d(out_channels // 2)), nn.ReLU())
 
 
 def mirror_convs(channels: int, *, dilation: int = 1) -> Residual:
-    """Return a residual block of two 3x3 mirror convolutions, the second one dilated, and a gate."""
+    """Return a residual block of two 3x3 mirror convolutions, the second one dilated, and a gate.
+
+    Raises ValueError for an odd number of channels.
+    """
     half = channels // 2
     return Residual(
         mirror_norm_relu(channels, channels),
@@ -116,7 +123,10 @@ def mirror_convs(channels: int, *, dilation: int = 1) -> Residual:
 
 
 def mirror_separable(channels: int) -> Residual:
-    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 mirror convolution."""
+    """Return a residual block of a depthwise 3x3 and a pointwise 1x1 mirror convolution.
+
+    Raises ValueError for an odd number of channels.
+    """
     norm = BothHalves(nn.BatchNorm2d(channels // 2))
     return Residual(MirrorDepthwise(channels), MirrorConv2d(channels, channels, kernel_size=1), norm)
 
@@ -125,11 +135,13 @@ class MirrorNet(nn.Module):
     """Classify colour images; (N, 3, H, W) float in, (N, num_classes) logits out, equal for the mirror images.
 
     ``layers`` take the images to a map of ``channels`` channels, both halves counted, which is averaged over its places
-    and its halves.
+    and its halves. Raises ValueError for an odd number of channels.
     """
 
     def __init__(self, *layers: nn.Module, channels: int, num_classes: int) -> None:
         super().__init__()
+        if whole_number("channels", channels, least=2) % 2:
+            raise ValueError(f"channels={channels}: they come in halves, choose an even number")
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.classify = conv(channels // 2, num_classes, kernel_size=1)
 
