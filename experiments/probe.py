@@ -242,11 +242,7 @@ def _arguments() -> argparse.Namespace:
     add("--grey", type=float, default=0.0, help="share of the images without colour")
     add("--mixup", type=float, default=0.0, help="alpha of the shares that two images are mixed in")
     add("--label-smoothing", type=float, default=0.0, help="share of the probability that all classes get alike")
-    add(
-        "--identity",
-        action=argparse.BooleanOptionalAction,
-        help="each convolution starts as what hands its input on, plus noise",
-    )
+    add("--identity", action="store_true", help="each convolution starts as what hands its input on, plus noise")
     add("--start", type=Path, metavar="FILE", help="weights to go on from; another FILE wants another --out")
     add("--mean-with-start", action="store_true", help="end with the mean of those weights and the new ones")
     add(
@@ -289,18 +285,23 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         _check_start(parser, args)
     if args.mean_with_start and not args.start:
         parser.error("--mean-with-start: with which weights? add --start")
+    for name, value in (("--copies", args.copies), ("--first-copy", args.first_copy)):
+        if value < 0:
+            parser.error(f"{name} {value}: expected a number from 0 on")
     if args.copies and not args.teacher:
         parser.error("--copies: of whose answers? add --teacher")
     if args.mirrored_teacher and not args.teacher:
         parser.error("--mirrored-teacher: which one? add --teacher")
     if (args.mirror or args.correct or args.first_copy) and not args.copies:
         parser.error("--first-copy, --mirror and --correct change the copies that a teacher has answered: add --copies")
-    if args.first_copy < 0:
-        parser.error(f"--first-copy {args.first_copy}: expected a number from 0 on")
     if args.decay_all and args.optimizer != "muon":
         parser.error("--decay-all is for Muon alone")
     if args.depthwise is not None and (args.depthwise < 1 or args.depthwise % 2 == 0):
         parser.error(f"--depthwise {args.depthwise}: expected an odd side, such as 5")
+    for name, asked in (("without", args.without), ("depthwise", args.depthwise)):
+        plain = {"network": args.network}
+        if asked is not None and str(build(plain | {name: asked}, 10)) == str(build(plain, 10)):
+            parser.error(f"--{name} {asked} changes nothing in {args.network}: leave it out")
     if args.teacher and (args.mixup or args.label_smoothing):
         parser.error("--teacher takes the place of the labels: leave out --mixup and --label-smoothing")
 
@@ -309,6 +310,8 @@ def _check_start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     """Leave with a message where there are no such weights, or their run had another network or images held back."""
     if not args.start.is_file():
         parser.error(f"--start {args.start}: no such file; expected the weights that a probe has left")
+    if args.start.resolve() == args.out.with_suffix(".weights").resolve():
+        parser.error(f"--start {args.start}: the weights of this run would take its place; choose another --out")
     if args.identity:
         parser.error("--start brings weights of its own: leave out --identity")
     record = args.start.with_suffix(".json")

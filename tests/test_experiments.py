@@ -323,6 +323,7 @@ def test_a_probe_goes_on_from_the_weights_of_another(probe, tmp_path):
     for refused, reason in (
         ([*start, "--hold-out", "200"], "it was trained on images that are held back here"),
         ([*start, "--identity"], "--start brings weights of its own"),
+        ([*start, "--out", "first.json"], "the weights of this run would take its place; choose another --out"),
         ([*first, "--mean-with-start", "--out", "a.json"], "--mean-with-start: with which weights? add --start"),
         ([*start, "--network", "dilated_net"], "had --network small_residual_net, this one has dilated_net"),
         ([*start, "--without", "dilation"], "its network had --without None, this one has dilation"),
@@ -619,6 +620,10 @@ def test_the_lessons_say_what_the_mirror_image_brings():
         (["--depthwise", "4"], "--depthwise 4: expected an odd side"),
         (["--copies", "2"], "add --teacher"),
         (["--mirrored-teacher"], "--mirrored-teacher: which one? add --teacher"),
+        (["--copies", "-1"], "--copies -1: expected a number from 0 on"),
+        (["--first-copy", "-1"], "--first-copy -1: expected a number from 0 on"),
+        (["--network", "resnet20", "--without", "gates"], "--without gates changes nothing in resnet20: leave it out"),
+        (["--network", "resnet20", "--depthwise", "5"], "--depthwise 5 changes nothing in resnet20: leave it out"),
     ],
 )
 def test_a_probe_refuses_what_it_would_pass_over(experiments, monkeypatch, capsys, options, says):
@@ -703,7 +708,8 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
     means = {name: 100 * statistics.mean(accuracies) for name, accuracies in peers.items()}
     others = ("`small_mirror_net`", "ResNet-20", "DenseNet-BC-40", "`many_scales`")
     leads = [means["`mirror_net`"] - means[name] for name in others]
-    assert two_and_two < leads[3] < by_themselves < min(leads[:3])
+    assert leads[3] < two_and_two < by_themselves < min(leads[:3])
+    assert f"{leads[3]:.2f} of `many_scales`, which is within chance by either limit" in words
     assert (
         "by {:.2f} points of `small_mirror_net`, {:.2f} of ResNet-20, {:.2f} of DenseNet-BC-40 and {:.2f} of "
         "`many_scales`".format(*leads)
@@ -714,7 +720,8 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
     assert f"{more[0]:.2f} points more than `small_mirror_net`" in words
     assert f"{more[1]:.2f} points more than `small_mirror_net`" in words
     gated = [means[name] - means["`small_gated_mirror_net`"] for name in ("`small_mirror_net`", "`many_scales`")]
-    assert max(map(abs, gated)) < two_and_two
+    assert gated[0] < two_and_two < gated[1] < by_themselves
+    assert "the former within chance, the latter beyond the first limit and within the second" in words
     assert "has {:.2f} points less than `small_mirror_net` and {:.2f} less than `many_scales`".format(*gated) in words
     losses = {}
     for name in [*peers, "the base"]:
@@ -987,23 +994,14 @@ def test_the_pages_say_what_wrong_gradients_cost(experiments):
     page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
     reached = "{:.2%} and {:.2%}".format(*(run["test_acc"] for run in right))
     assert "the same two seeds have {}, {:.2f} and {:.2f} points further".format(reached, *gaps[1]) in page
-    curves = {
-        name: [
-            json.loads((folder / "ingredients" / f"{name}_{seed}.json").read_text(encoding="utf-8"))["history"]
-            for seed in (0, 1)
-        ]
-        for name in ("many_scales", "small_mirror_net")
-    }
-    behind = [
-        100 * (first - second)
-        for first, second in zip(*(run["test_acc"] for run in curves["many_scales"]), strict=True)
+    seeds = [
+        json.loads((folder / "ingredients" / f"small_mirror_net_{seed}.json").read_text(encoding="utf-8"))["history"]
+        for seed in (0, 1)
     ]
-    span = f"{min(behind[2:11]):.2f} to {max(behind[2:11]):.2f} points after each of the epochs 3 to 11"
-    assert f"behind the first by {span} and ended {-behind[11]:.2f} ahead" in words
     apart = [
         100 * abs(a - b)
         for key in ("train_acc", "test_acc")
-        for a, b in zip(*(run[key][2:] for run in curves["small_mirror_net"]), strict=True)
+        for a, b in zip(*(run[key][2:] for run in seeds), strict=True)
     ]
     assert f"are never more than {max(apart):.2f} points apart" in words
     assert max(apart) < min(gaps[0] + gaps[1])
@@ -1025,6 +1023,40 @@ def test_the_pages_say_what_wrong_gradients_cost(experiments):
     texts = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
     quoted = "ended at {:.2%} and {:.2%}; run anew in float32 they have {:.2%} and {:.2%}"
     assert quoted.format(*(run["test_acc"] for run in [*wrong, *right])) in texts
+
+
+def test_the_pages_say_that_wrong_gradients_cost_many_scales_little():
+    paths = ("ingredients/many_scales_0", "ingredients/many_scales_1", "many_scales_bfloat16_1")
+    first, anew, wrong = (
+        json.loads((EXPERIMENTS / "records" / f"{path}.json").read_text(encoding="utf-8")) for path in paths
+    )
+    runs = anew["history"]["run"], wrong["history"]["run"]
+    assert anew["arguments"] == wrong["arguments"]
+    assert {name for name, value in runs[0].items() if value != runs[1][name]} == {"precision"}
+    assert runs[0]["precision"] == "float32"
+    words = " ".join(LESSONS.read_text(encoding="utf-8").partition("**Wrong gradients.**")[2].split())
+    reached = "{:.2%} in place of {:.2%}".format(anew["test_acc"], wrong["test_acc"])
+    assert f"The second seed of `many_scales` was run anew as well, in float32: {reached}." in words
+    learned, held_back = (
+        [100 * (a - b) for a, b in zip(*(run["history"][key] for run in (anew, wrong)), strict=True)]
+        for key in ("train_acc", "test_acc")
+    )
+    assert min(learned[1:]) > 0
+    says = f"by no more than {max(learned[1:]):.2f} points and by {learned[-1]:.2f} at the end"
+    assert f"ahead of the one with wrong gradients on the augmented training images, {says}" in words
+    apart = max(map(abs, held_back[2:]))
+    assert f"on those held back the two are never more than {apart:.2f} points apart after the second epoch" in words
+    behind = [100 * (a - b) for a, b in zip(*(run["history"]["test_acc"] for run in (first, wrong)), strict=True)]
+    span = f"{min(behind[2:11]):.2f} to {max(behind[2:11]):.2f} points after each of the epochs 3 to 11"
+    assert f"behind the first by {span} and ended {-behind[11]:.2f} ahead" in words
+    ahead = 100 * (wrong["test_acc"] - first["test_acc"])
+    assert f"ahead ({ahead:.2f} in float32)" in words
+    page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
+    assert f"run anew for 11, it has {reached}." in page
+    notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
+    texts = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    quoted = "the second of `many_scales` had {:.2%}, and has {:.2%} now"
+    assert quoted.format(wrong["test_acc"], anew["test_acc"]) in texts
 
 
 def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
@@ -1079,7 +1111,13 @@ def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monk
     assert math.isnan(ingredients.deviation(["of one"]))
 
 
-def test_notebook_08_compares_the_networks_as_their_records_say(experiments, networks):
+def plain_depthwise(channels, kernel_size, dilation):
+    """Return torch's own form of a quick depthwise layer."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Conv2d(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
+
+
+def test_notebook_08_compares_the_networks_as_their_records_say(experiments, networks, monkeypatch):
     ingredients = experiments("ingredients")
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
     cells = {"".join(cell["source"]): cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
@@ -1089,12 +1127,16 @@ def test_notebook_08_compares_the_networks_as_their_records_say(experiments, net
     assert {"ResNet-20", "DenseNet-BC-40", "small_mirror_net", "residual_net"} <= alike.keys()
     for (name, figures), printed in zip(alike.items(), table["outputs"][0]["text"][1:], strict=True):
         run = "the base" if name == "small_residual_net" else name if name in ingredients.RUNS else f"`{name}`"
-        model = (eva.NETWORKS | networks.NETWORKS)[re.findall(r"--network (\w+)", ingredients.RUNS[run])[-1]]().eval()
+        build = (eva.NETWORKS | networks.NETWORKS)[re.findall(r"--network (\w+)", ingredients.RUNS[run])[-1]]
+        model = build().eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, 3, 32, 32))
         accuracies = [round(accuracy, 4) for accuracy in ingredients.accuracies(run)]
         count = sum(p.numel() for p in model.parameters())
-        assert figures == (count, round(counter.get_total_flops() / 2e6, 1), accuracies)
+        with monkeypatch.context() as patch:
+            patch.setattr(networks, "QuickDepthwise", plain_depthwise)  # whose subgrids would hide the field
+            field = "x".join(map(str, dict.fromkeys(eva.receptive_field(build()).before_pooling)))
+        assert figures == (count, round(counter.get_total_flops() / 2e6, 1), field, accuracies)
         assert f" {statistics.mean(accuracies):.2%}" in printed
 
 

@@ -220,19 +220,24 @@ def test_the_closing_table_says_what_the_records_say(stages):
     assert any(f"without any teacher: {both}" in cell.source for cell in notebook.cells)
 
 
-def test_the_way_to_the_record_ends_with_a_step_that_changes_network_and_start_alone(stages):
+def test_the_way_to_the_record_has_a_step_that_changes_network_and_start_alone_and_ends_with_the_mean(stages):
     notebook = nbformat.read(RECORD, as_version=4)
     (stated,) = (cell.source for cell in code_cells(notebook) if cell.source.startswith("way = "))
-    *_, taught, best = ast.literal_eval(re.match("way = ({.*?})", stated, re.DOTALL)[1]).values()
+    *_, taught, best, mean = ast.literal_eval(re.match("way = ({.*?})", stated, re.DOTALL)[1]).values()
     trainings = [final_trainings(name.split(", ")[0], 106, "taught" in name, stages) for name in (taught, best)]
     means = []
     for found in trainings:
         means.append(statistics.mean(training[0]["test_acc"] for training in found.values()))
-    (says,) = (cell.source for cell in notebook.cells if cell.source.startswith("The last step changes the network"))
+    (says,) = (cell.source for cell in notebook.cells if cell.source.startswith("The step to `mirror_net` changes"))
     assert f"So {100 * (means[1] - means[0]):.1f} points are the network's, with the start that it has;" in says
     for of_one, of_the_other in zip(*(found.values() for found in trainings), strict=True):
         ours, theirs = of_one[0]["arguments"], of_the_other[0]["arguments"]
         assert {key for key in ours | theirs if ours[key] != theirs[key]} == {"network", "identity", "out"}
+    assert mean == f"{best}, mean"
+    ended = [training[0] for training in final_trainings("mirror_net", 126, True, stages).values()]
+    assert all(record["arguments"]["mean_with_start"] for record in ended)
+    gain = 100 * (statistics.mean(record["test_acc"] for record in ended) - means[1])
+    assert f"The last step, {gain:.1f} points for {ended[0]['arguments']['epochs']} more epochs" in says
 
 
 def mirrored_accuracy(name):

@@ -83,6 +83,13 @@ def test_what_a_teacher_brings_the_published_networks_is_what_the_records_say():
     assert f"the first {short} in its 36 epochs and {long} in 116, the second {other} in 106;" in text
     assert f"for twice the multiply-adds) {first}, {second} and {third}." in text
     assert json.loads((folder / "dilated_net_36_epochs_0_test.json").read_text())["arguments"]["batch_size"] == 128
+    takeaways = [
+        (ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8")
+        for notebook in ("04_dilated_net", "05_dilated_separable_net")
+    ]
+    assert f"has {short} after as many epochs of Muon" in takeaways[0]
+    assert f"and {long} after 116 (three seeds each; notebook 08)" in takeaways[0]
+    assert f"has {other} after 106 epochs (three seeds; notebook 08)" in takeaways[1]
 
 
 def test_the_trainings_on_a_gpu_are_as_fast_together_as_their_records_say():
