@@ -1,6 +1,5 @@
 """Parameter groups, and an optimizer that torch has for matrices only."""
 
-import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eva_utils.checks import instance, real_number
+from eva_utils.checks import instance, real_number, whole_number
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -45,11 +44,11 @@ def muon_groups(
     depthwise convolutions, biases, normalisations) takes steps of SGD by ``sgd_lr``; of these, what has one number a
     channel does not decay. Raises ValueError for a rate or a decay below 0 and for what is no network.
     """
-    weights, others = _weights_and_others(model)
-    matrices = [p for p in weights[1:] if p.shape[1] > 1]
     given = {"lr": lr, "sgd_lr": sgd_lr, "weight_decay": weight_decay, "sgd_weight_decay": sgd_weight_decay}
     for name, value in given.items():
         real_number(name, value, least=0)
+    weights, others = _weights_and_others(model)
+    matrices = [p for p in weights[1:] if p.shape[1] > 1]
     sgd = {"lr": sgd_lr, "orthogonal": False}
     return [
         {"params": matrices, "lr": lr, "weight_decay": weight_decay, "orthogonal": True},
@@ -161,11 +160,10 @@ def one_cycle(
     instance("optimizer", optimizer, torch.optim.Optimizer, "one of torch.optim or Muon")
     if any("initial_lr" in group for group in optimizer.param_groups):
         raise ValueError("the optimizer has had a schedule, which changed its learning rates: make the optimizer anew")
-    if not isinstance(total_steps, numbers.Integral) or total_steps < 1:
-        raise ValueError(f"total_steps={total_steps!r}: expected 1 or more, the number of batches in all epochs")
-    total_steps = max(total_steps, 3)  # torch cannot divide fewer into a rise and a fall
-    if not isinstance(warmup, numbers.Real) or not 0 <= warmup < 1:
-        raise ValueError(f"warmup={warmup!r}: expected a share of the steps, from 0 to less than 1")
+    total_steps = max(whole_number("total_steps", total_steps, least=1), 3)  # torch cannot divide fewer
+    warmup = real_number("warmup", warmup, least=0)
+    if warmup >= 1:
+        raise ValueError(f"warmup={warmup:g}: expected a share of the steps, from 0 to less than 1")
     final = real_number("final", final, least=0, most=1)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,

@@ -189,12 +189,12 @@ CASES = {
     "steps below 1": (lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 0), "total_steps=0: expected 1"),
     "two and a half steps": (
         lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 2.5),
-        "total_steps=2.5: expected 1 or more, the number of batches",
+        "total_steps=2.5: expected 1 or more, a whole number",
     ),
     "a schedule of no optimizer": (lambda: eva.one_cycle(None, 10), "optimizer is a NoneType: expected one of torch"),
     "a warm-up in words": (
         lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 9, warmup="a"),
-        "warmup='a': expected a share",
+        "warmup='a': expected a number from 0",
     ),
     "groups of no network": (lambda: eva.decay_groups(None, 0.1), "model is a NoneType: expected a network"),
     "no network at the identity": (lambda: eva.start_at_identity(None), "model is a NoneType: expected a network"),

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -164,7 +165,7 @@ def test_one_cycle_ends_at_the_final_share_of_the_highest():
 
 
 def test_short_schedules_work_or_are_refused():
-    for total, warmup in ((1, 0.1), (2, 0.1), (3, 0.0), (5, 0.2), (10, 0.1)):
+    for total, warmup in ((1, 0.1), (2, 0.1), (3, 0.0), (5, 0.2), (10, 0.1), (np.int64(10), np.float32(0.1))):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         scheduler = one_cycle(optimizer, total, warmup=warmup)
         for _ in range(total):

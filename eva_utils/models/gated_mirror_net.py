@@ -13,10 +13,10 @@ from eva_utils.models.mirror_net import BothHalves, MirrorConv2d, MirrorDepthwis
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation (Ba et al. 2016) over the channels of each place, in its weights' precision.
+    """Layer normalisation over the channels of each place, in the precision of its weights even under autocast.
 
-    That is so under autocast too: on a GPU by itself, while on a CPU torch would sum the gradients of weight and bias
-    in bfloat16.
+    On a GPU autocast does this by itself; on a CPU torch would sum the gradients of weight and bias in bfloat16. (Ba
+    et al. 2016, "Layer normalization".)
     """
 
     safe_in_half_precision = True  # what eva_utils.runtime.training_precision asks for

@@ -135,7 +135,7 @@ class MirrorNet(nn.Module):
     """Classify colour images; (N, 3, H, W) float in, (N, num_classes) logits out, equal for the mirror images.
 
     ``layers`` take the images to a map of ``channels`` channels, both halves counted, which is averaged over its places
-    and its halves. Raises ValueError for an odd number of channels.
+    and its halves. Raises ValueError unless ``channels`` is an even number from 2 on.
     """
 
     def __init__(self, *layers: nn.Module, channels: int, num_classes: int) -> None:
