@@ -293,6 +293,7 @@ def test_a_teacher_teaches_what_it_was_not_trained_on(probe, tmp_path):
     mirrored = [*taught, "--mirrored-teacher"]
     for refused, reason in (
         ([*taught, "--hold-out", "200", "--out", "a.json"], "it was trained on images that are held back here"),
+        ([*taught, "--hold-out", "100", "--out", "teacher.json"], "would take its place; choose another --out"),
         (
             [*taught, "--hold-out", "100", "--mirror", "--out", "a.json"],
             "change the copies that a teacher has answered",
