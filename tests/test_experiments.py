@@ -758,6 +758,21 @@ def test_the_tables_of_ingredients_are_those_of_the_records(experiments, monkeyp
     assert f"with {lead:.2f} points more of the test images than an older one of `small_mirror_net`" in words
 
 
+def test_the_page_says_how_near_a_run_on_another_machine_comes():
+    paths = ("ingredients/the_base_0", "small_residual_net_base_again")
+    record, again = (
+        json.loads((EXPERIMENTS / "records" / f"{path}.json").read_text(encoding="utf-8")) for path in paths
+    )
+    early = record["arguments"]  # which lacks what the script had not learned to do yet
+    for name, value in again["arguments"].items():
+        assert name in ("out", "answers") or early.get(name) == value or not (early.get(name) or value), name
+    curves = [run["history"]["test_acc"] for run in (record, again)]
+    apart = max(100 * abs(a - b) for a, b in zip(*curves, strict=True))
+    words = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
+    reached = "{:.2%} of the held-back images in place of {:.2%}".format(again["test_acc"], record["test_acc"])
+    assert f"{reached}, and after no epoch more than {apart:.2f} points away" in words
+
+
 @pytest.fixture
 def cut():
     """The trainings that were cut on a GPU: three records of each network, by seed."""
