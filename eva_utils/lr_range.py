@@ -102,9 +102,8 @@ def _untouched(loader: Loader) -> Iterator[None]:
     """Bring the random generators and the loader's epoch back to where they were."""
     generators = loader_generators(loader)
     before = random_state(generators)
-    own = (
-        vars(loader.sampler) if isinstance(loader.sampler, EpochSampler) else {}
-    )  # the only one that counts its epochs
+    counts = isinstance(loader.sampler, EpochSampler)  # its epochs, by itself
+    own = vars(loader.sampler) if counts else {}
     epoch = dict(own)
     try:
         yield

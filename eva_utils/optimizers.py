@@ -1,5 +1,6 @@
 """Parameter groups, and an optimizer that torch has for matrices only."""
 
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -161,15 +162,15 @@ def one_cycle(
     if any("initial_lr" in group for group in optimizer.param_groups):
         raise ValueError("the optimizer has had a schedule, which changed its learning rates: make the optimizer anew")
     total_steps = max(whole_number("total_steps", total_steps, least=1), 3)  # torch cannot divide fewer
-    warmup = real_number("warmup", warmup, least=0)
-    if warmup >= 1:
-        raise ValueError(f"warmup={warmup:g}: expected a share of the steps, from 0 to less than 1")
+    number = isinstance(warmup, numbers.Real) and not isinstance(warmup, bool)
+    if not number or not 0 <= warmup < 1:
+        raise ValueError(f"warmup={warmup!r}: expected a share of the steps, from 0 to less than 1")
     final = real_number("final", final, least=0, most=1)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total_steps,
-        pct_start=max(warmup, 2 / total_steps),  # torch divides by pct_start * total_steps - 1
+        pct_start=max(float(warmup), 2 / total_steps),  # torch divides by pct_start * total_steps - 1
         anneal_strategy="linear",
         final_div_factor=1 / (25 * final) if final else 1e4,  # of the first learning rate
         cycle_momentum=False,

@@ -279,8 +279,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for path in args.teacher or []:
         if not (path.is_file() and path.with_suffix(".weights").is_file()):
             parser.error(f"--teacher {path}: expected the record of a probe, with its weights beside it")
-        if path.resolve() == args.out.resolve():
-            parser.error(f"--teacher {path}: the record of this run would take its place; choose another --out")
+        if path.with_suffix(".weights").resolve() == args.out.with_suffix(".weights").resolve():
+            parser.error(f"--teacher {path}: the weights of this run would take its place; choose another --out")
         if args.hold_out > _arguments_of(path)["hold_out"]:
             parser.error("--teacher: it was trained on images that are held back here; add --hold-out 0")
     if args.start:

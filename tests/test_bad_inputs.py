@@ -194,7 +194,7 @@ CASES = {
     "a schedule of no optimizer": (lambda: eva.one_cycle(None, 10), "optimizer is a NoneType: expected one of torch"),
     "a warm-up in words": (
         lambda: eva.one_cycle(torch.optim.SGD(MODEL.parameters(), lr=1), 9, warmup="a"),
-        "warmup='a': expected a number from 0",
+        "warmup='a': expected a share",
     ),
     "groups of no network": (lambda: eva.decay_groups(None, 0.1), "model is a NoneType: expected a network"),
     "no network at the identity": (lambda: eva.start_at_identity(None), "model is a NoneType: expected a network"),
