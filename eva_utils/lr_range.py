@@ -43,7 +43,8 @@ def find_lr(
     It grows by the same factor at each step, and ends early once the loss has diverged: at 4 times its lowest value,
     from the 11th step on, or where it is no longer finite (Smith 2017, "Cyclical learning rates"). Groups of the
     optimizer keep the ratio of their rates to the first group's. Model, optimizer, the loader's epoch and all random
-    generators stay as they are. The other arguments are those of :func:`fit`.
+    generators stay as they are (but one that a sampler of your own keeps under another name than ``generator``). The
+    other arguments are those of :func:`fit`.
 
     Returns the first group's rates and the losses, smoothed over about the last ten steps. Raises ValueError for a
     range that does not grow, for parts that do not fit, for a first group with lr 0, for a loss that is not finite at
