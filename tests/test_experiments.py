@@ -801,6 +801,11 @@ def cut():
     return {name: [json.loads(path.read_text(encoding="utf-8")) for path in found] for name, found in paths.items()}
 
 
+def texts_of(notebook):
+    """Return the sources of the cells of text."""
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+
+
 def after(records, epoch, key="test_acc"):
     """Return what the records say after an epoch, from 1."""
     return [record["history"][key][epoch - 1] for record in records]
@@ -1063,12 +1068,19 @@ def test_the_pages_say_what_wrong_gradients_cost(experiments):
         times * 100 * ingredients.deviation(names) for times, names in ((2.056, ingredients.VARIANTS), (2.201, peers))
     ]
     assert less < min(limits) < max(limits) < behind
+    lower = [
+        name
+        for name in ingredients.PEERS
+        if statistics.mean(ingredients.accuracies(name)) < statistics.mean(run["test_acc"] for run in wrong)
+    ]
+    assert lower == ["notebook 04's network"]
+    assert "of the held-back images, behind all others but notebook 04's network" in words
     assert (
         f"Their mean, {mean:.2%}, is level with `small_mirror_net`, {less:.2f} points less, within chance, and "
         f"{behind:.2f} behind `mirror_net`" in page
     )
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
-    texts = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    texts = " ".join(texts_of(notebook))
     quoted = "ended at {:.2%} and {:.2%}; run anew in float32 they have {:.2%} and {:.2%}"
     assert quoted.format(*(run["test_acc"] for run in [*wrong, *right])) in texts
 
@@ -1102,7 +1114,7 @@ def test_the_pages_say_that_wrong_gradients_cost_many_scales_little():
     page = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
     assert f"run anew for 11, it has {reached}." in page
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
-    texts = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    texts = " ".join(texts_of(notebook))
     quoted = "the second of `many_scales` had {:.2%}, and has {:.2%} now"
     assert quoted.format(wrong["test_acc"], anew["test_acc"]) in texts
 
@@ -1115,7 +1127,7 @@ def test_the_pages_say_what_the_mean_of_two_weights_brought(stages):
     ended = [mean for mean, _ in rounds]
     ends = after(ended, 20)
     notebook = json.loads((EXPERIMENTS.parent / "notebooks" / "08_record.ipynb").read_text(encoding="utf-8"))
-    (says,) = (source for cell in notebook["cells"] if "### The mean of two" in (source := "".join(cell["source"])))
+    (says,) = (text for text in texts_of(notebook) if "### The mean of two" in text)
     for seed, (first, end, mean) in enumerate(zip(firsts, ends, means, strict=True)):
         assert f"| {seed} | {first:.2%} | {end:.2%} | **{mean:.2%}** |" in says
         assert mean > max(first, end)
@@ -1157,10 +1169,6 @@ def test_the_pooled_deviation_weighs_each_variant_by_its_seeds(experiments, monk
     monkeypatch.setattr(ingredients, "accuracies", seeds.get)
     assert ingredients.deviation(seeds) == pytest.approx(math.sqrt((0.0002 + 2 * 0.01) / 3))
     assert math.isnan(ingredients.deviation(["of one"]))
-
-
-def texts_of(notebook):
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
 
 
 def plain_depthwise(channels, kernel_size, dilation):
